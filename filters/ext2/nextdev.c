@@ -1,0 +1,431 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/* SPDX-FileCopyrightText: 2026 the nbdkit-ext2 authors */
+
+/* The block device over nbdkit's next layer.
+ *
+ * Notes on the design.  One context is opened for all connections
+ * (nbdkit_next_context_open with shared = 1) and never given to a
+ * connection with nbdkit_context_set_next: nbdkit 1.32 aborts on the
+ * second prepare of such a context.
+ *
+ * Only the PARALLEL thread model lets a plugin be entered from several
+ * connections at once.  Under SERIALIZE_REQUESTS nbdkit keeps one
+ * request per *connection*, which does not help a context they share,
+ * so every call is made under a lock then (LOCK_DEVICE).  The stricter
+ * models come with a lock of the server's, and lose nothing by ours.
+ *
+ * A plugin with a minimum block size gets aligned requests: the rest is
+ * read, patched and written back with all other writers kept out.
+ */
+
+#include <config.h>
+
+#include <errno.h>
+#include <pthread.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "errors.h"
+#include "locks.h"
+#include "nextdev.h"
+
+/* nbdkit's own limit on a request's data.  Bytes. */
+#define MAX_REQUEST (UINT32_C (64) << 20)
+
+struct nextdev {
+  struct device dev;            /* first: converted back by a cast */
+  nbdkit_next *next;            /* [constant] */
+  bool serialise;               /* [constant] */
+  struct lock lock;             /* DEVICE, if serialise */
+  uint32_t minimum;             /* [constant] bytes, power of 2 */
+  uint32_t maximum;             /* [constant] bytes, multiple of it */
+  /* Exclusive: read-modify-write; shared: other writes.  Only used if
+   * minimum > 1.  Taken before DEVICE, held by nobody who waits for
+   * anything else.
+   */
+  pthread_rwlock_t patch_lock;
+  char *description;            /* [constant] */
+  bool rotational;              /* [constant] */
+};
+
+static struct nextdev *
+to_nextdev (struct device *dev)
+{
+  return (struct nextdev *) dev;
+}
+
+/* One call into the next layer, under the lock if there must be one.  A
+ * failure without an error number would make the server abort.
+ */
+#define CALL_NEXT(nd, err, call)                        \
+  do {                                                  \
+    int r_, e_ = 0;                                     \
+                                                        \
+    if ((nd)->serialise)                                \
+      lock_acquire (&(nd)->lock);                       \
+    {                                                   \
+      int *errp = &e_;                                  \
+      nbdkit_next *next = (nd)->next;                   \
+      r_ = (call);                                      \
+    }                                                   \
+    if ((nd)->serialise)                                \
+      lock_release (&(nd)->lock);                       \
+    (err) = r_ == -1 ? (e_ > 0 ? e_ : EIO) : 0;         \
+  } while (0)
+
+static uint32_t
+piece (const struct nextdev *nd, uint32_t count)
+{
+  return count < nd->maximum ? count : nd->maximum;
+}
+
+/* Aligned reading and writing, cut to the plugin's maximum. */
+
+static errcode_t
+read_aligned (struct nextdev *nd, void *buf, uint32_t count, uint64_t offset)
+{
+  char *p = buf;
+  errcode_t err = 0;
+
+  for (; count > 0 && !err;) {
+    uint32_t n = piece (nd, count);
+
+    CALL_NEXT (nd, err, next->pread (next, p, n, offset, 0, errp));
+    p += n;
+    offset += n;
+    count -= n;
+  }
+  return err;
+}
+
+static errcode_t
+write_aligned (struct nextdev *nd, const void *buf, uint32_t count,
+               uint64_t offset, unsigned flags)
+{
+  const uint32_t f = flags & DEVICE_FUA ? NBDKIT_FLAG_FUA : 0;
+  const char *p = buf;
+  errcode_t err = 0;
+
+  for (; count > 0 && !err;) {
+    uint32_t n = piece (nd, count);
+
+    CALL_NEXT (nd, err, next->pwrite (next, p, n, offset, f, errp));
+    p += n;
+    offset += n;
+    count -= n;
+  }
+  return err;
+}
+
+/* Requests that do not fit the plugin's minimum. */
+
+struct widened {
+  uint64_t offset;
+  uint32_t count;
+  uint32_t head;                /* where the request starts in it */
+};
+
+static bool
+is_aligned (const struct nextdev *nd, uint32_t count, uint64_t offset)
+{
+  return ((offset | count) & (nd->minimum - 1)) == 0;
+}
+
+static struct widened
+widen (const struct nextdev *nd, uint32_t count, uint64_t offset)
+{
+  const uint64_t mask = nd->minimum - 1;
+  struct widened w;
+
+  w.offset = offset & ~mask;
+  w.count = ((offset + count + mask) & ~mask) - w.offset;
+  w.head = offset - w.offset;
+  return w;
+}
+
+/* A buffer of WANT bytes or less, at least ENOUGH: large unaligned
+ * requests are done in pieces of this.
+ */
+#define PATCH_PIECE (UINT32_C (1) << 20)
+
+static errcode_t
+patch (struct nextdev *nd, const void *buf, uint32_t count, uint64_t offset,
+       unsigned flags)
+{
+  struct widened w = widen (nd, count, offset);
+  char *b = malloc (w.count);
+  errcode_t err;
+
+  if (b == NULL)
+    return ENOMEM;
+  pthread_rwlock_wrlock (&nd->patch_lock);
+  err = read_aligned (nd, b, w.count, w.offset);
+  if (!err) {
+    if (buf)
+      memcpy (b + w.head, buf, count);
+    else
+      memset (b + w.head, 0, count);
+    err = write_aligned (nd, b, w.count, w.offset, flags);
+  }
+  pthread_rwlock_unlock (&nd->patch_lock);
+  free (b);
+  return err;
+}
+
+static errcode_t
+patch_in_pieces (struct nextdev *nd, const char *buf, uint32_t count,
+                 uint64_t offset, unsigned flags)
+{
+  errcode_t err = 0;
+
+  while (count > 0 && !err) {
+    uint32_t n = count < PATCH_PIECE ? count : PATCH_PIECE;
+
+    err = patch (nd, buf, n, offset, flags);
+    if (buf)
+      buf += n;
+    offset += n;
+    count -= n;
+  }
+  return err;
+}
+
+/* The device's operations. */
+
+static errcode_t
+nextdev_pread (struct device *dev, void *buf, uint32_t count,
+               uint64_t offset)
+{
+  struct nextdev *nd = to_nextdev (dev);
+  struct widened w;
+  char *b;
+  errcode_t err;
+
+  if (is_aligned (nd, count, offset))
+    return read_aligned (nd, buf, count, offset);
+  w = widen (nd, count, offset);
+  b = malloc (w.count);
+  if (b == NULL)
+    return ENOMEM;
+  err = read_aligned (nd, b, w.count, w.offset);
+  if (!err)
+    memcpy (buf, b + w.head, count);
+  free (b);
+  return err;
+}
+
+static errcode_t
+nextdev_pwrite (struct device *dev, const void *buf, uint32_t count,
+                uint64_t offset, unsigned flags)
+{
+  struct nextdev *nd = to_nextdev (dev);
+  errcode_t err;
+
+  if (nd->minimum == 1)
+    return write_aligned (nd, buf, count, offset, flags);
+  if (!is_aligned (nd, count, offset))
+    return patch_in_pieces (nd, buf, count, offset, flags);
+  pthread_rwlock_rdlock (&nd->patch_lock);
+  err = write_aligned (nd, buf, count, offset, flags);
+  pthread_rwlock_unlock (&nd->patch_lock);
+  return err;
+}
+
+static errcode_t
+nextdev_zero (struct device *dev, uint32_t count, uint64_t offset,
+              unsigned flags)
+{
+  struct nextdev *nd = to_nextdev (dev);
+  uint32_t f = 0;
+  errcode_t err;
+
+  if (flags & DEVICE_FUA)
+    f |= NBDKIT_FLAG_FUA;
+  if (flags & DEVICE_MAY_TRIM)
+    f |= NBDKIT_FLAG_MAY_TRIM;
+  if (flags & DEVICE_FAST)
+    f |= NBDKIT_FLAG_FAST_ZERO;
+  if (!is_aligned (nd, count, offset)) {
+    if (flags & DEVICE_FAST)
+      return ENOTSUP;
+    return patch_in_pieces (nd, NULL, count, offset, flags);
+  }
+  if (nd->minimum > 1)
+    pthread_rwlock_rdlock (&nd->patch_lock);
+  CALL_NEXT (nd, err, next->zero (next, count, offset, f, errp));
+  if (nd->minimum > 1)
+    pthread_rwlock_unlock (&nd->patch_lock);
+  return err == EOPNOTSUPP ? ENOTSUP : err;
+}
+
+static errcode_t
+nextdev_trim (struct device *dev, uint32_t count, uint64_t offset)
+{
+  struct nextdev *nd = to_nextdev (dev);
+  errcode_t err;
+
+  if (!is_aligned (nd, count, offset))
+    return 0;                   /* advice */
+  CALL_NEXT (nd, err, next->trim (next, count, offset, 0, errp));
+  return err;
+}
+
+static errcode_t
+nextdev_cache (struct device *dev, uint32_t count, uint64_t offset)
+{
+  struct nextdev *nd = to_nextdev (dev);
+  struct widened w = widen (nd, count, offset);
+  errcode_t err;
+
+  if (w.count > dev->size - w.offset)
+    return 0;                   /* advice */
+  CALL_NEXT (nd, err, next->cache (next, w.count, w.offset, 0, errp));
+  return err;
+}
+
+static errcode_t
+nextdev_flush (struct device *dev)
+{
+  struct nextdev *nd = to_nextdev (dev);
+  errcode_t err;
+
+  CALL_NEXT (nd, err, next->flush (next, 0, errp));
+  return err;
+}
+
+static const struct device_ops nextdev_ops = {
+  .pread = nextdev_pread,
+  .pwrite = nextdev_pwrite,
+  .zero = nextdev_zero,
+  .trim = nextdev_trim,
+  .cache = nextdev_cache,
+  .flush = nextdev_flush,
+};
+
+/* Opening. */
+
+static int
+ask_limits (struct nextdev *nd)
+{
+  uint32_t preferred;
+
+  if (nd->next->block_size (nd->next, &nd->minimum, &preferred,
+                            &nd->maximum) == -1)
+    return -1;
+  if (nd->minimum == 0)         /* the plugin has no opinion */
+    nd->minimum = 1;
+  if (nd->maximum == 0 || nd->maximum > MAX_REQUEST)
+    nd->maximum = MAX_REQUEST;
+  nd->maximum &= ~(nd->minimum - 1);
+  if (nd->maximum == 0)
+    nd->maximum = nd->minimum;
+  return 0;
+}
+
+static int
+ask_everything (struct nextdev *nd)
+{
+  nbdkit_next *next = nd->next;
+  struct device *dev = &nd->dev;
+  int64_t size = next->get_size (next);
+  int writable, flush, trim, zero, fast_zero, fua, extents, cache, multi,
+    rotational;
+  const char *description;
+
+  if (size == -1 || ask_limits (nd) == -1)
+    return -1;
+  writable = next->can_write (next);
+  flush = next->can_flush (next);
+  trim = next->can_trim (next);
+  zero = next->can_zero (next);
+  fast_zero = next->can_fast_zero (next);
+  fua = next->can_fua (next);
+  extents = next->can_extents (next);
+  cache = next->can_cache (next);
+  multi = next->can_multi_conn (next);
+  rotational = next->is_rotational (next);
+  if (writable == -1 || flush == -1 || trim == -1 || zero == -1 ||
+      fast_zero == -1 || fua == -1 || extents == -1 || cache == -1 ||
+      multi == -1 || rotational == -1)
+    return -1;
+  description = next->export_description (next);
+  if (description && (nd->description = strdup (description)) == NULL) {
+    nbdkit_error ("strdup: %m");
+    return -1;
+  }
+  /* With a minimum block size a ragged end could not be written. */
+  dev->size = (uint64_t) size & ~((uint64_t) nd->minimum - 1);
+  dev->writable = writable;
+  dev->can_flush = flush;
+  dev->can_trim = trim;
+  /* EMULATE would write zeros without telling; it still is one call. */
+  dev->can_zero = zero != NBDKIT_ZERO_NONE;
+  dev->can_fast_zero = fast_zero;
+  dev->can_fua = fua != NBDKIT_FUA_NONE;
+  dev->can_cache = cache == NBDKIT_CACHE_NATIVE;
+  nd->rotational = rotational;
+  return 0;
+}
+
+struct device *
+nextdev_open (nbdkit_backend *backend, bool readonly, int thread_model)
+{
+  struct nextdev *nd = calloc (1, sizeof *nd);
+
+  if (nd == NULL) {
+    nbdkit_error ("calloc: %m");
+    return NULL;
+  }
+  nd->serialise = thread_model < NBDKIT_THREAD_MODEL_PARALLEL;
+  nd->dev.ops = &nextdev_ops;
+  nd->dev.parallel = !nd->serialise;
+  lock_init (&nd->lock, LOCK_DEVICE);
+  pthread_rwlock_init (&nd->patch_lock, NULL);
+  /* The default export: most plugins ignore the name, and two names
+   * would mount one disk twice.
+   */
+  nd->next = nbdkit_next_context_open (backend, readonly, "", 1);
+  if (nd->next == NULL)
+    goto err;
+  if (nd->next->prepare (nd->next) == -1)
+    goto err_next;
+  if (ask_everything (nd) == -1) {
+    nd->next->finalize (nd->next);
+    goto err_next;
+  }
+  return &nd->dev;
+
+ err_next:
+  nbdkit_next_context_close (nd->next);
+ err:
+  pthread_rwlock_destroy (&nd->patch_lock);
+  lock_destroy (&nd->lock);
+  free (nd->description);
+  free (nd);
+  return NULL;
+}
+
+void
+nextdev_close (struct device *dev)
+{
+  struct nextdev *nd = to_nextdev (dev);
+
+  nd->next->finalize (nd->next);
+  nbdkit_next_context_close (nd->next);
+  pthread_rwlock_destroy (&nd->patch_lock);
+  lock_destroy (&nd->lock);
+  free (nd->description);
+  free (nd);
+}
+
+const char *
+nextdev_description (const struct device *dev)
+{
+  return ((const struct nextdev *) dev)->description;
+}
+
+bool
+nextdev_is_rotational (const struct device *dev)
+{
+  return ((const struct nextdev *) dev)->rotational;
+}

@@ -1,0 +1,241 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/* SPDX-FileCopyrightText: 2026 the nbdkit-ext2 authors */
+
+/* The one filesystem that all connections share, and its life. */
+
+#include <config.h>
+
+#include <assert.h>
+#include <stdlib.h>
+
+#include "errors.h"
+#include "fs.h"
+#include "locks.h"
+#include "nextdev.h"
+#include "path.h"
+#include "share.h"
+
+enum state { CLOSED, OPENING, READY, CLOSING };
+
+/* Opening and closing do I/O and take time, so they happen without the
+ * lock, in states of their own; only one thread can be in them.
+ */
+static struct lock registry = LOCK_INITIALIZER (LOCK_REGISTRY);
+static pthread_cond_t changed           /* state or stopping has changed */
+  = PTHREAD_COND_INITIALIZER;
+static enum state state;                /* [REGISTRY] */
+static bool stopping;                   /* [REGISTRY] the server ends */
+static size_t users;                    /* [REGISTRY] clients attached or
+                                           about to be */
+static struct client *clients;          /* [REGISTRY] attached */
+static struct device *dev;              /* [OPENING, CLOSING: the thread
+                                           doing it; READY: constant] */
+static struct filesystem *fs;           /* [as dev] */
+static struct share_config config;      /* [constant] */
+
+void
+share_configure (const struct share_config *c)
+{
+  config = *c;
+}
+
+static void
+set_state (enum state s)
+{
+  lock_assert_held (LOCK_REGISTRY);
+  state = s;
+  pthread_cond_broadcast (&changed);
+}
+
+/* In state OPENING, without the lock. */
+static bool
+open_filesystem (nbdkit_backend *backend, bool readonly)
+{
+  const struct filesystem_options opts = {
+    .readonly = readonly,
+    .cache_size = config.cache_size,
+  };
+
+  dev = nextdev_open (backend, readonly, config.thread_model);
+  if (dev == NULL)
+    return false;
+  if (filesystem_open (dev, &opts, &fs) != 0) {
+    nextdev_close (dev);
+    dev = NULL;
+    return false;
+  }
+  return true;
+}
+
+/* In state CLOSING, without the lock. */
+static int
+close_filesystem (void)
+{
+  char why[128];
+  errcode_t err = filesystem_close (fs);
+
+  fs = NULL;
+  nextdev_close (dev);
+  dev = NULL;
+  if (err) {
+    log_error ("the filesystem could not be closed cleanly: %s: run e2fsck",
+               errcode_text (err, why, sizeof why));
+    return -1;
+  }
+  return 0;
+}
+
+/* Returns with a use of the READY filesystem, or false. */
+static bool
+use_filesystem (nbdkit_backend *backend, bool readonly)
+{
+  bool ok;
+
+  lock_acquire (&registry);
+  while (!stopping && (state == OPENING || state == CLOSING))
+    lock_wait (&changed, &registry);
+  if (stopping) {
+    lock_release (&registry);
+    log_error ("the server is shutting down");
+    return false;
+  }
+  if (state == READY) {
+    users++;
+    lock_release (&registry);
+    return true;
+  }
+  set_state (OPENING);
+  lock_release (&registry);
+
+  ok = open_filesystem (backend, readonly);
+
+  lock_acquire (&registry);
+  users = ok ? 1 : 0;
+  set_state (ok ? READY : CLOSED);
+  lock_release (&registry);
+  return ok;
+}
+
+/* Give up a use. */
+static int
+unuse_filesystem (void)
+{
+  int r;
+
+  lock_acquire (&registry);
+  assert (state == READY && users > 0);
+  if (--users > 0) {
+    lock_release (&registry);
+    return 0;
+  }
+  set_state (CLOSING);
+  lock_release (&registry);
+
+  r = close_filesystem ();
+
+  lock_acquire (&registry);
+  set_state (CLOSED);
+  lock_release (&registry);
+  return r;
+}
+
+static int
+find_file (struct client *cl, const char *path)
+{
+  ext2_ino_t ino;
+
+  if (path_resolve (fs, path, &ino) != 0 ||
+      iget (fs, ino, path, &cl->inode) != 0)
+    return -1;
+  return 0;
+}
+
+int
+share_get (struct client *cl, nbdkit_backend *backend, bool readonly,
+           const char *path)
+{
+  bool late;
+
+  if (!use_filesystem (backend, readonly))
+    return -1;
+  if (find_file (cl, path) == -1) {
+    unuse_filesystem ();
+    return -1;
+  }
+  cl->dev = dev;
+  cl->fs = fs;
+  cl->readonly = readonly || !cl->inode->writable;
+
+  lock_acquire (&registry);
+  late = stopping;              /* share_shutdown has gone by already */
+  if (!late) {
+    cl->attached = true;
+    cl->next = clients;
+    clients = cl;
+  }
+  lock_release (&registry);
+  if (late) {
+    iput (cl->inode);
+    unuse_filesystem ();
+    log_error ("the server is shutting down");
+    return -1;
+  }
+  return 0;
+}
+
+/* Take CL off the list; false if it was not on it. */
+static bool
+detach_locked (struct client *cl)
+{
+  struct client **p;
+
+  lock_assert_held (LOCK_REGISTRY);
+  if (!cl->attached)
+    return false;
+  for (p = &clients; *p != cl; p = &(*p)->next)
+    ;
+  *p = cl->next;
+  cl->attached = false;
+  return true;
+}
+
+int
+share_put (struct client *cl)
+{
+  bool was;
+
+  lock_acquire (&registry);
+  was = detach_locked (cl);
+  lock_release (&registry);
+  if (!was)
+    return 0;
+  iput (cl->inode);
+  return unuse_filesystem ();
+}
+
+int
+share_shutdown (void)
+{
+  int r = 0;
+
+  lock_acquire (&registry);
+  stopping = true;
+  pthread_cond_broadcast (&changed);
+  while (clients || state != CLOSED) {
+    struct client *cl = clients;
+
+    if (cl == NULL) {
+      /* Somebody is opening or closing right now: let them finish. */
+      lock_wait (&changed, &registry);
+      continue;
+    }
+    detach_locked (cl);
+    lock_release (&registry);
+    iput (cl->inode);
+    if (unuse_filesystem () == -1)
+      r = -1;
+    lock_acquire (&registry);
+  }
+  lock_release (&registry);
+  return r;
+}

@@ -1,0 +1,62 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/* SPDX-FileCopyrightText: 2026 the nbdkit-ext2 authors */
+
+/* The one filesystem that all connections share, and its life.
+ *
+ *            share_get [nobody has it]
+ *    CLOSED ---------------------------> OPENING
+ *      ^  ^                                |  |
+ *      |  +--------------------------------+  | opened
+ *      |                 failed               v
+ *    CLOSING <------------------------------ READY  <-> share_get, share_put
+ *             share_put [the last one]
+ *
+ * A connection that comes while the filesystem is OPENING or CLOSING
+ * waits and then finds it READY or CLOSED.
+ */
+
+#ifndef EXT2_SHARE_H
+#define EXT2_SHARE_H
+
+#include <stdbool.h>
+#include <stddef.h>
+
+#include <nbdkit-filter.h>
+
+#include "inode.h"
+
+struct share_config {
+  int thread_model;             /* the server's final one */
+  size_t cache_size;            /* bytes */
+};
+
+/* One connection's hold on the filesystem and its file. */
+struct client {
+  struct device *dev;
+  struct filesystem *fs;
+  struct inode *inode;
+  bool readonly;                /* this connection may not write */
+  struct client *next;          /* [REGISTRY] */
+  bool attached;                /* [REGISTRY] */
+};
+
+/* Once, before connections come. */
+extern void share_configure (const struct share_config *config);
+
+/* Attaches CL (zeroed by the caller) to file PATH, opening the
+ * filesystem over BACKEND if nobody has.  Logs and returns -1 on
+ * failure.
+ */
+extern int share_get (struct client *cl, nbdkit_backend *backend,
+                      bool readonly, const char *path);
+
+/* Detaches CL; the last one syncs and closes the filesystem.  Does
+ * nothing if CL is detached already.  -1: something could not be
+ * written (logged).
+ */
+extern int share_put (struct client *cl);
+
+/* The server ends: detaches all who are left, and refuses new ones. */
+extern int share_shutdown (void);
+
+#endif /* EXT2_SHARE_H */

@@ -1,0 +1,357 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/* SPDX-FileCopyrightText: 2026 the nbdkit-ext2 authors */
+
+/* Commit: the running set of metadata becomes durable.
+ *
+ * The order, without a journal.  "Flush" is a flush of the device.
+ *
+ *   1. Under FS: put checksums on bitmaps and descriptors, copy the
+ *      superblock and all dirty blocks, take the list of freed blocks,
+ *      start the next running set.  From here on without FS.
+ *   2. Before the first change ever: superblock with VALID_FS cleared.
+ *   3. Flush: file data written before 1 are durable, hence before any
+ *      pointer to them.
+ *   4. Bitmaps, descriptors, superblock counts; tree blocks that nothing
+ *      on disk points at yet.  Flush.
+ *      A crash here leaks blocks, which e2fsck -p frees.
+ *   5. Tree blocks and inodes that existed before.  Flush.
+ *      The set is durable: requests waiting for it are answered.
+ *   6. Blocks freed by the set: tell the device, clear their bits.  That
+ *      is a change of the next set, so a crash before it leaks at worst.
+ *
+ * A failure in 2 to 5 aborts the filesystem: what is on the device is
+ * then one of the states above, and nothing more is written.
+ *
+ * Transactions are numbered from 1: running_tid is the one that changes
+ * are added to, committed_tid the last durable one; at most one is in
+ * between, under COMMIT.
+ */
+
+#include <config.h>
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+#include "commit.h"
+#include "errors.h"
+
+#define SUPER_OFFSET 1024
+#define SUPER_SIZE 1024
+
+/* Longest run of neighbouring metadata blocks in one write.  Bytes. */
+#define MAX_BATCH ((size_t) 1 << 20)
+
+/* When the running set has grown to this it is committed unasked. */
+#define BALANCE_DIRTY ((size_t) 16 << 20)       /* bytes */
+#define BALANCE_FREES ((size_t) 1 << 16)        /* ranges */
+
+struct commit {
+  uint64_t tid;
+  struct frozen_set set;
+  struct free_list freed;
+  struct ext2_super_block super;        /* as it is to be on disk */
+  bool super_dirty;
+  bool first;                           /* VALID_FS still set on disk */
+};
+
+/* The superblock. */
+
+static errcode_t
+write_super (struct filesystem *fs, const struct ext2_super_block *sb,
+             uint16_t state)
+{
+  union {
+    struct ext2_super_block sb;
+    uint8_t bytes[SUPER_SIZE];
+  } u;
+
+  _Static_assert (sizeof u.sb == SUPER_SIZE, "superblock is 1024 bytes");
+  u.sb = *sb;
+  u.sb.s_state = state;
+  u.sb.s_wtime = (uint32_t) time (NULL);
+#ifdef WORDS_BIGENDIAN
+  ext2fs_swap_super (&u.sb);
+#endif
+  ext2fs_superblock_csum_set (fs->e2, &u.sb);
+  return device_pwrite (fs->dev, u.bytes, SUPER_SIZE, SUPER_OFFSET, 0);
+}
+
+void
+filesystem_abort (struct filesystem *fs, const char *why, errcode_t err)
+{
+  struct ext2_super_block sb;
+  char text[128];
+
+  lock_assert_held (LOCK_FS);
+  if (atomic_exchange (&fs->aborted, true))
+    return;
+  log_error ("%s: %s: no more changes are accepted, reading goes on; "
+             "restart the server after running e2fsck", why,
+             errcode_text (err, text, sizeof text));
+  /* The super on disk has VALID_FS cleared, or nothing was changed.  The
+   * counts of the running set may be ahead; e2fsck recomputes them.
+   */
+  sb = *fs->e2->super;
+  sb.s_error_count++;
+  if (write_super (fs, &sb, (fs->original_state & ~EXT2_VALID_FS)
+                   | EXT2_ERROR_FS) == 0)
+    device_flush (fs->dev);
+}
+
+errcode_t
+filesystem_begin_change (struct filesystem *fs)
+{
+  lock_assert_held (LOCK_FS);
+  if (!fs->writable || atomic_load (&fs->aborted))
+    return EROFS;
+  fs->changed = true;
+  return 0;
+}
+
+/* Step 1.  Returns with *WORK false if there is nothing to commit. */
+static errcode_t
+freeze (struct filesystem *fs, struct commit *c, bool *work)
+{
+  errcode_t err;
+
+  LOCK_FOR_SCOPE (&fs->lock);
+  *work = fs->changed;
+  if (!fs->changed)
+    return 0;
+  err = alloc_prepare_freeze (fs);
+  if (!err)
+    err = mcache_freeze (fs->mc, &c->set);
+  if (err)
+    return err;
+  c->super = *fs->e2->super;
+  c->super_dirty = fs->super_dirty;
+  c->freed = fs->alloc.pending;
+  memset (&fs->alloc.pending, 0, sizeof fs->alloc.pending);
+  fs->freeing = c->freed.count > 0;
+  c->first = !fs->unmarked_valid;
+  fs->unmarked_valid = true;
+  fs->super_dirty = false;
+  fs->changed = false;
+  c->tid = fs->running_tid++;
+  return 0;
+}
+
+static bool
+in_first_wave (const struct frozen_block *fb)
+{
+  return fb->fresh || fb->mclass == MCLASS_BITMAP;
+}
+
+/* Writes the blocks of one wave, neighbours together. */
+static errcode_t
+write_wave (struct filesystem *fs, const struct frozen_set *set, bool first)
+{
+  const size_t bs = fs->block_size, most = MAX_BATCH / bs;
+  uint8_t *batch = malloc (MAX_BATCH);
+  size_t i = 0, n;
+  errcode_t err = 0;
+
+  if (batch == NULL)
+    return ENOMEM;
+  while (i < set->count && !err) {
+    uint64_t start = set->blocks[i].blkno;
+
+    if (in_first_wave (&set->blocks[i]) != first) {
+      i++;
+      continue;
+    }
+    for (n = 0; n < most && i + n < set->count &&
+           set->blocks[i + n].blkno == start + n &&
+           in_first_wave (&set->blocks[i + n]) == first; n++)
+      memcpy (batch + n * bs, set->blocks[i + n].data, bs);
+    err = device_pwrite (fs->dev, batch, n * bs, start * bs, 0);
+    i += n;
+  }
+  free (batch);
+  return err;
+}
+
+/* Steps 2 to 5. */
+static errcode_t
+write_commit (struct filesystem *fs, struct commit *c)
+{
+  const uint16_t state = fs->original_state & ~EXT2_VALID_FS;
+  errcode_t err;
+
+  log_debug ("commit %llu: %zu blocks, %zu ranges freed",
+             (unsigned long long) c->tid, c->set.count, c->freed.count);
+  if (c->first && (err = write_super (fs, &c->super, state)))
+    return err;
+  if ((err = device_flush (fs->dev)))
+    return err;
+  if ((err = write_wave (fs, &c->set, true)))
+    return err;
+  if (c->super_dirty && (err = write_super (fs, &c->super, state)))
+    return err;
+  if ((err = device_flush (fs->dev)))
+    return err;
+  if ((err = write_wave (fs, &c->set, false)))
+    return err;
+  return device_flush (fs->dev);
+}
+
+/* Step 6. */
+static void
+release_freed (struct filesystem *fs, struct commit *c)
+{
+  size_t i;
+
+  for (i = 0; i < c->freed.count; i++)
+    device_trim (fs->dev, c->freed.ranges[i].len * fs->block_size,
+                 c->freed.ranges[i].blk * fs->block_size);
+  LOCK_FOR_SCOPE (&fs->lock);
+  for (i = 0; i < c->freed.count; i++)
+    if (filesystem_begin_change (fs) == 0)
+      alloc_free_now (fs, c->freed.ranges[i].blk, c->freed.ranges[i].len);
+  fs->freeing = false;
+}
+
+/* Locks: COMMIT. */
+static errcode_t
+commit_locked (struct filesystem *fs)
+{
+  struct commit c = { .tid = 0 };
+  bool work;
+  errcode_t err;
+
+  lock_assert_held (LOCK_COMMIT);
+  if (atomic_load (&fs->aborted))
+    return EIO;
+  err = freeze (fs, &c, &work);
+  if (err || !work)
+    return err;                 /* as if nothing had been tried */
+  err = write_commit (fs, &c);
+  if (err) {
+    LOCK_FOR_SCOPE (&fs->lock);
+    filesystem_abort (fs, "metadata could not be written", err);
+  }
+  mcache_thaw (fs->mc, &c.set, err == 0);
+  if (!err) {
+    release_freed (fs, &c);
+    atomic_store (&fs->committed_tid, c.tid);
+  }
+  free (c.freed.ranges);
+  return err;
+}
+
+/* *COMMITTED: this call has done a whole commit itself. */
+static errcode_t
+commit_up_to (struct filesystem *fs, uint64_t tid, bool *committed)
+{
+  errcode_t err;
+
+  *committed = false;
+  if (atomic_load (&fs->committed_tid) >= tid)
+    return 0;
+  LOCK_FOR_SCOPE (&fs->commit_lock);
+  /* While we waited, somebody else's commit may have included TID. */
+  if (atomic_load (&fs->committed_tid) >= tid)
+    return 0;
+  err = commit_locked (fs);
+  *committed = !err;
+  return err;
+}
+
+errcode_t
+filesystem_commit_tid (struct filesystem *fs, uint64_t tid)
+{
+  bool committed;
+
+  return commit_up_to (fs, tid, &committed);
+}
+
+/* The last transaction that holds, or held, changes. */
+static uint64_t
+last_changed_tid (struct filesystem *fs)
+{
+  LOCK_FOR_SCOPE (&fs->lock);
+  return fs->changed ? fs->running_tid : fs->running_tid - 1;
+}
+
+errcode_t
+filesystem_flush (struct filesystem *fs)
+{
+  bool committed = false;
+  errcode_t err;
+
+  if (!fs->writable)
+    return 0;
+  if (atomic_load (&fs->aborted) || atomic_load (&fs->flush_failed))
+    return EIO;
+  err = commit_up_to (fs, last_changed_tid (fs), &committed);
+  /* A commit that began before this call may have flushed before the
+   * caller's last overwrite; our own has not.
+   */
+  if (!err && !committed) {
+    err = device_flush (fs->dev);
+    if (err && !atomic_exchange (&fs->flush_failed, true))
+      log_error ("the device could not be flushed: flushes fail from now "
+                 "on, because what was lost is not known; restart the "
+                 "server when the device is well");
+  }
+  return err;
+}
+
+bool
+filesystem_reclaim (struct filesystem *fs)
+{
+  bool worth;
+
+  lock_acquire (&fs->lock);
+  worth = fs->alloc.pending.count > 0 || fs->freeing;
+  lock_release (&fs->lock);
+  if (!worth)
+    return false;
+  LOCK_FOR_SCOPE (&fs->commit_lock);
+  return commit_locked (fs) == 0;
+}
+
+void
+filesystem_balance (struct filesystem *fs)
+{
+  bool large;
+
+  lock_acquire (&fs->lock);
+  large = fs->changed &&
+    (mcache_dirty_count (fs->mc) * fs->block_size >= BALANCE_DIRTY ||
+     fs->alloc.pending.count >= BALANCE_FREES);
+  lock_release (&fs->lock);
+  if (large) {
+    LOCK_FOR_SCOPE (&fs->commit_lock);
+    commit_locked (fs);
+  }
+}
+
+errcode_t
+commit_everything (struct filesystem *fs)
+{
+  struct ext2_super_block sb;
+  errcode_t err = 0;
+
+  if (!fs->writable)
+    return 0;
+  LOCK_FOR_SCOPE (&fs->commit_lock);
+  /* Twice at most: the second one for what the first has freed. */
+  while (!err && fs->changed)
+    err = commit_locked (fs);
+  if (err || atomic_load (&fs->aborted))
+    return err ? err : EIO;
+  if (!fs->unmarked_valid)
+    return device_flush (fs->dev);
+  sb = *fs->e2->super;
+  err = write_super (fs, &sb, fs->original_state);
+  if (!err)
+    err = device_flush (fs->dev);
+  if (err) {
+    LOCK_FOR_SCOPE (&fs->lock);
+    filesystem_abort (fs, "the superblock could not be written", err);
+  }
+  return err;
+}

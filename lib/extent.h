@@ -1,0 +1,27 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/* SPDX-FileCopyrightText: 2026 the nbdkit-ext2 authors */
+
+/* ext4 extent trees: see map.h for what the functions do. */
+
+#ifndef EXT2SERVE_EXTENT_H
+#define EXT2SERVE_EXTENT_H
+
+#include "map.h"
+
+/* Checks the root in the inode. */
+extern errcode_t extent_check_root (struct inode *inode);
+
+extern errcode_t extent_lookup (struct inode *inode, uint64_t lblk,
+                                struct mapping *m);
+
+/* Makes [START, END) of the leaf that covers START: PBLK on in STATE, or
+ * a hole (MAP_HOLE), freeing what it drops if FREE_OLD.  *NEXT is where
+ * the leaf's part of the range ended.  Nothing has changed when an error
+ * is returned.
+ */
+extern errcode_t extent_edit (struct inode *inode, uint64_t start,
+                              uint64_t end, enum map_state state,
+                              uint64_t pblk, bool free_old,
+                              struct reservation *r, uint64_t *next);
+
+#endif /* EXT2SERVE_EXTENT_H */

@@ -1,0 +1,525 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/* SPDX-FileCopyrightText: 2026 the nbdkit-ext2 authors */
+
+/* Reading and writing a file.
+ *
+ * How a request travels: file_read or file_write takes INODE shared,
+ * looks its range up piece by piece (MAP shared, a binary search in
+ * cached tree blocks), and passes each written piece to the device with
+ * the caller's own buffer.  No FS, no libext2fs, no copy.  INODE shared
+ * keeps the answer of the lookup true until the I/O is done, because
+ * only trims and zeros take blocks away, under INODE exclusive.
+ * Holes and unwritten extents read as zeros here; writes to them go
+ * through fill.c.
+ */
+
+#include <config.h>
+
+#include <errno.h>
+#include <string.h>
+
+#include "errors.h"
+#include "file.h"
+#include "fill.h"
+#include "inline.h"
+
+static errcode_t
+check_range (const struct inode *inode, uint64_t count, uint64_t offset)
+{
+  return offset > inode->size || count > inode->size - offset ? EINVAL : 0;
+}
+
+/* A piece of the file in one state, in bytes. */
+struct extent_at {
+  uint64_t count;               /* at most what was asked for */
+  uint64_t dev_offset;          /* if written or unwritten */
+  enum map_state state;
+};
+
+/* Looks up OFFSET.  Locks: INODE. */
+static errcode_t
+lookup (struct inode *inode, uint64_t offset, uint64_t count,
+        struct extent_at *at)
+{
+  const unsigned bits = inode->fs->block_bits;
+  const uint64_t in = offset & (inode->fs->block_size - 1);
+  struct mapping m;
+  errcode_t err;
+
+  lock_assert_held (LOCK_INODE);
+  inode_map_lock_shared (inode);
+  err = map_lookup (inode, offset >> bits, &m);
+  inode_map_unlock_shared (inode);
+  if (err)
+    return err;
+  at->count = (m.len << bits) - in;
+  if (at->count > count)
+    at->count = count;
+  at->dev_offset = (m.pblk << bits) + in;
+  at->state = m.state;
+  return 0;
+}
+
+/* Times go along with the next change of the inode or its last close. */
+static void
+note_times (struct inode *inode)
+{
+  if (!atomic_load_explicit (&inode->times_pending, memory_order_relaxed))
+    atomic_store (&inode->times_pending, true);
+}
+
+/* The end of a request that changes data: for FUA, the transactions that
+ * mapped the range are durable too.
+ */
+static errcode_t
+finish_change (struct inode *inode, errcode_t err, unsigned flags)
+{
+  if (!err && (flags & FILE_FUA))
+    err = filesystem_commit_tid (inode->fs,
+                                 atomic_load (&inode->changed_tid));
+  filesystem_balance (inode->fs);
+  return err;
+}
+
+static errcode_t
+may_change (struct inode *inode)
+{
+  return !inode->writable || atomic_load (&inode->fs->aborted) ? EROFS : 0;
+}
+
+/* Inline data. */
+
+static errcode_t
+read_inline (struct inode *inode, void *buf, uint64_t count, uint64_t offset)
+{
+  errcode_t err;
+
+  inode_map_lock_shared (inode);
+  err = inline_read (inode, buf, count, offset);
+  inode_map_unlock_shared (inode);
+  return err;
+}
+
+static errcode_t
+write_inline (struct inode *inode, const void *buf, uint64_t count,
+              uint64_t offset)
+{
+  struct filesystem *fs = inode->fs;
+  errcode_t err;
+
+  inode_map_lock_exclusive (inode);
+  lock_acquire (&fs->lock);
+  err = filesystem_begin_change (fs);
+  if (!err)
+    err = inline_write (inode, buf, count, offset);
+  if (!err)
+    err = inode_write (inode);
+  lock_release (&fs->lock);
+  inode_map_unlock_exclusive (inode);
+  return err;
+}
+
+/* Read. */
+
+errcode_t
+file_read (struct inode *inode, void *buf, uint64_t count, uint64_t offset)
+{
+  uint8_t *p = buf;
+  struct extent_at at;
+  errcode_t err;
+
+  err = check_range (inode, count, offset);
+  if (err)
+    return err;
+  if (inode->kind == INLINE_DATA)
+    return read_inline (inode, buf, count, offset);
+
+  inode_lock_shared (inode);
+  for (; count > 0 && !err; p += at.count, offset += at.count,
+         count -= at.count) {
+    err = lookup (inode, offset, count, &at);
+    if (err)
+      break;
+    if (at.state == MAP_WRITTEN)
+      err = device_pread (inode->fs->dev, p, at.count, at.dev_offset);
+    else
+      memset (p, 0, at.count);
+  }
+  inode_unlock_shared (inode);
+  return err;
+}
+
+/* Write. */
+
+/* *DONE is how far it got, also on error.  Locks: INODE shared. */
+static errcode_t
+write_locked (struct inode *inode, const uint8_t *buf, uint64_t count,
+              uint64_t offset, unsigned flags, uint64_t *done)
+{
+  const unsigned fua = flags & FILE_FUA ? DEVICE_FUA : 0;
+  struct extent_at at;
+  uint64_t n;
+  errcode_t err;
+
+  for (; *done < count; *done += n) {
+    const uint8_t *p = buf + *done;
+    uint64_t o = offset + *done, left = count - *done;
+
+    err = lookup (inode, o, left, &at);
+    if (err)
+      return err;
+    if (at.state == MAP_WRITTEN) {
+      n = at.count;
+      err = device_pwrite (inode->fs->dev, p, n, at.dev_offset, fua);
+    }
+    else
+      err = fill (inode, FILL_DATA, p, at.count, o, &n);
+    if (err)
+      return err;
+  }
+  return 0;
+}
+
+errcode_t
+file_write (struct inode *inode, const void *buf, uint64_t count,
+            uint64_t offset, unsigned flags)
+{
+  uint64_t done = 0;
+  bool retried = false;
+  errcode_t err;
+
+  if ((err = check_range (inode, count, offset)) ||
+      (err = may_change (inode)))
+    return err;
+  if (inode->kind == INLINE_DATA)
+    err = write_inline (inode, buf, count, offset);
+  else {
+    do {
+      inode_lock_shared (inode);
+      err = write_locked (inode, buf, count, offset, flags, &done);
+      inode_unlock_shared (inode);
+      /* Blocks freed earlier come back with a commit. */
+    } while (err == EXT2_ET_BLOCK_ALLOC_FAIL && !retried &&
+             (retried = filesystem_reclaim (inode->fs)));
+    note_times (inode);
+  }
+  return finish_change (inode, err, flags);
+}
+
+/* Zero and trim. */
+
+/* Unmap the whole blocks [START, END), a leaf of the tree at a time, so
+ * that other requests are served in between.
+ */
+static errcode_t
+unmap (struct inode *inode, uint64_t start, uint64_t end)
+{
+  struct filesystem *fs = inode->fs;
+  struct reservation r;
+  uint64_t next;
+  errcode_t err = 0, err2;
+
+  while (start < end && !err) {
+    inode_lock_exclusive (inode);
+    inode_map_lock_exclusive (inode);
+    lock_acquire (&fs->lock);
+    err = filesystem_begin_change (fs);
+    if (!err) {
+      /* A hole in the middle of an extent can split a leaf; without a
+       * block for that the hole is simply not made.
+       */
+      if (alloc_reserve (fs, 0, 0, MAP_MAX_META, &r) != 0)
+        memset (&r, 0, sizeof r);
+      err = map_remove (inode, start, end, &r, &next);
+      alloc_release (fs, &r);
+      err2 = inode_write (inode);
+      if (!err)
+        err = err2;
+    }
+    lock_release (&fs->lock);
+    inode_map_unlock_exclusive (inode);
+    inode_unlock_exclusive (inode);
+    start = next;
+  }
+  return err;
+}
+
+/* Turn written blocks into unwritten ones.  *DONE in blocks; stops at
+ * what is not written.
+ */
+static errcode_t
+unwrite (struct inode *inode, uint64_t start, uint64_t count, uint64_t *done)
+{
+  struct filesystem *fs = inode->fs;
+  struct reservation r = { .len = 0 };
+  struct mapping m;
+  errcode_t err, err2;
+
+  *done = 0;
+  inode_lock_exclusive (inode);
+  inode_map_lock_exclusive (inode);
+  lock_acquire (&fs->lock);
+  err = map_lookup (inode, start, &m);
+  if (err || m.state != MAP_WRITTEN)
+    goto out;
+  if (m.len > count)
+    m.len = count;
+  if (m.len > MAP_MAX_INSERT)
+    m.len = MAP_MAX_INSERT;
+  err = filesystem_begin_change (fs);
+  if (!err)
+    err = alloc_reserve (fs, 0, 0, MAP_MAX_META, &r);
+  if (err)
+    goto out;
+  err = map_convert (inode, start, m.len, MAP_UNWRITTEN, &r);
+  alloc_release (fs, &r);
+  err2 = inode_write (inode);
+  if (!err)
+    err = err2;
+  if (!err)
+    *done = m.len;
+ out:
+  lock_release (&fs->lock);
+  inode_map_unlock_exclusive (inode);
+  inode_unlock_exclusive (inode);
+  return err;
+}
+
+/* Zero part of one block: nothing to do unless it is written. */
+static errcode_t
+zero_edge (struct inode *inode, uint64_t count, uint64_t offset)
+{
+  static const uint8_t zeros[65536];    /* the largest block size */
+  struct extent_at at;
+  errcode_t err;
+
+  inode_lock_shared (inode);
+  err = lookup (inode, offset, count, &at);
+  if (!err && at.state == MAP_WRITTEN)
+    err = device_pwrite (inode->fs->dev, zeros, count, at.dev_offset, 0);
+  inode_unlock_shared (inode);
+  return err;
+}
+
+/* The same where the block must end up allocated. */
+static errcode_t
+zero_edge_allocated (struct inode *inode, uint64_t count, uint64_t offset)
+{
+  enum fill_kind kind = inode->kind == MAPPED_BY_EXTENTS ? FILL_UNWRITTEN
+    : FILL_ZEROS;
+  struct extent_at at;
+  uint64_t done;
+  errcode_t err;
+
+  inode_lock_shared (inode);
+  err = lookup (inode, offset, count, &at);
+  if (!err && at.state == MAP_HOLE)
+    err = fill (inode, kind, NULL, count, offset, &done);
+  inode_unlock_shared (inode);
+  return err ? err : zero_edge (inode, count, offset);
+}
+
+/* Zero one piece of [START, END) (blocks) that stays allocated. */
+static errcode_t
+zero_piece_allocated (struct inode *inode, uint64_t start, uint64_t end,
+                      uint64_t *next)
+{
+  struct filesystem *fs = inode->fs;
+  const unsigned bits = fs->block_bits;
+  const bool extents = inode->kind == MAPPED_BY_EXTENTS;
+  const uint64_t offset = start << bits;
+  struct extent_at at;
+  uint64_t done = 0;
+  errcode_t err;
+
+  inode_lock_shared (inode);
+  err = lookup (inode, offset, (end - start) << bits, &at);
+  if (err)
+    ;
+  else if (at.state == MAP_HOLE)
+    err = fill (inode, extents ? FILL_UNWRITTEN : FILL_ZEROS, NULL, at.count,
+                offset, &done);
+  else if (at.state == MAP_UNWRITTEN)
+    done = at.count;
+  else {
+    /* In place where the device is quick about it, or where there is no
+     * unwritten state.
+     */
+    err = device_zero (fs->dev, at.count, at.dev_offset,
+                       extents ? DEVICE_FAST : 0);
+    if (!err)
+      done = at.count;
+  }
+  inode_unlock_shared (inode);
+
+  if (err == ENOTSUP && extents) {
+    err = unwrite (inode, start, at.count >> bits, &done);
+    done <<= bits;
+  }
+  *next = start + (done >> bits);
+  return err;
+}
+
+static errcode_t
+zero_blocks (struct inode *inode, uint64_t start, uint64_t end,
+             unsigned flags)
+{
+  bool retried = false;
+  errcode_t err = 0;
+  uint64_t next;
+
+  if (flags & FILE_MAY_TRIM)
+    return unmap (inode, start, end);
+  while (start < end) {
+    err = zero_piece_allocated (inode, start, end, &next);
+    if (err == EXT2_ET_BLOCK_ALLOC_FAIL && !retried) {
+      retried = filesystem_reclaim (inode->fs);
+      if (retried)
+        continue;
+    }
+    if (err)
+      break;
+    start = next;
+  }
+  return err;
+}
+
+/* Whole blocks inside [OFFSET, OFFSET+COUNT); the last block of the file
+ * counts as whole when the range goes to the end of the file.
+ */
+static void
+whole_blocks (const struct inode *inode, uint64_t count, uint64_t offset,
+              uint64_t *start, uint64_t *end)
+{
+  const unsigned bits = inode->fs->block_bits;
+  const uint64_t mask = inode->fs->block_size - 1;
+
+  *start = (offset + mask) >> bits;
+  *end = (offset + count) >> bits;
+  if (offset + count == inode->size)
+    *end = (inode->size + mask) >> bits;
+  if (*end < *start)
+    *end = *start;
+}
+
+static errcode_t
+zero_mapped (struct inode *inode, uint64_t count, uint64_t offset,
+             unsigned flags)
+{
+  const unsigned bits = inode->fs->block_bits;
+  errcode_t (*edge) (struct inode *, uint64_t, uint64_t)
+    = flags & FILE_MAY_TRIM ? zero_edge : zero_edge_allocated;
+  uint64_t start, end, head, tail;
+  errcode_t err = 0;
+
+  whole_blocks (inode, count, offset, &start, &end);
+  head = (start << bits) - offset;
+  if (head > count)
+    head = count;               /* all within one block */
+  if (head > 0)
+    err = edge (inode, head, offset);
+  if (!err && head < count) {
+    err = zero_blocks (inode, start, end, flags);
+    if (!err && offset + count > end << bits) {
+      tail = offset + count - (end << bits);
+      err = edge (inode, tail, end << bits);
+    }
+  }
+  return err;
+}
+
+errcode_t
+file_zero (struct inode *inode, uint64_t count, uint64_t offset,
+           unsigned flags)
+{
+  errcode_t err;
+
+  if ((err = check_range (inode, count, offset)) ||
+      (err = may_change (inode)))
+    return err;
+  /* Without unwritten extents blocks that must stay are zeroed one by
+   * one.  With them, or by unmapping, only edges are written.
+   */
+  if ((flags & FILE_FAST) && inode->kind == MAPPED_BY_BLOCKS &&
+      !(flags & FILE_MAY_TRIM))
+    return ENOTSUP;
+  if (count == 0)
+    return 0;
+  if (inode->kind == INLINE_DATA)
+    err = write_inline (inode, NULL, count, offset);
+  else {
+    err = zero_mapped (inode, count, offset, flags);
+    note_times (inode);
+  }
+  if (!err && (flags & FILE_FUA)) {
+    /* In-place zeros have not been flushed, metadata perhaps neither. */
+    err = filesystem_flush (inode->fs);
+    flags &= ~FILE_FUA;
+  }
+  return finish_change (inode, err, flags);
+}
+
+errcode_t
+file_trim (struct inode *inode, uint64_t count, uint64_t offset,
+           unsigned flags)
+{
+  uint64_t start, end;
+  errcode_t err;
+
+  if ((err = check_range (inode, count, offset)) ||
+      (err = may_change (inode)))
+    return err;
+  if (inode->kind == INLINE_DATA)
+    return 0;                   /* has no block of its own */
+  whole_blocks (inode, count, offset, &start, &end);
+  if (start < end)
+    err = unmap (inode, start, end);
+  return finish_change (inode, err, flags);
+}
+
+/* Block status and cache. */
+
+errcode_t
+file_status (struct inode *inode, uint64_t count, uint64_t offset,
+             file_status_fn *fn, void *opaque)
+{
+  struct extent_at at;
+  errcode_t err;
+
+  err = check_range (inode, count, offset);
+  if (err)
+    return err;
+  if (inode->kind == INLINE_DATA) {
+    fn (opaque, offset, count, MAP_WRITTEN);
+    return 0;
+  }
+  inode_lock_shared (inode);
+  for (; count > 0; offset += at.count, count -= at.count) {
+    err = lookup (inode, offset, count, &at);
+    if (err || fn (opaque, offset, at.count, at.state) != 0)
+      break;
+  }
+  inode_unlock_shared (inode);
+  return err;
+}
+
+errcode_t
+file_cache (struct inode *inode, uint64_t count, uint64_t offset)
+{
+  struct extent_at at;
+  errcode_t err;
+
+  err = check_range (inode, count, offset);
+  if (err || inode->kind == INLINE_DATA)
+    return err;
+  inode_lock_shared (inode);
+  for (; count > 0 && !err; offset += at.count, count -= at.count) {
+    err = lookup (inode, offset, count, &at);
+    if (err)
+      break;
+    if (at.state == MAP_WRITTEN)
+      err = device_cache (inode->fs->dev, at.count, at.dev_offset);
+  }
+  inode_unlock_shared (inode);
+  return err;
+}

@@ -1,0 +1,311 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/* SPDX-FileCopyrightText: 2026 the nbdkit-ext2 authors */
+
+/* Giving blocks to a file.
+ *
+ * Notes on the design.  A fill goes through three steps:
+ *
+ *   reserve   the logical range is entered into the inode's list of
+ *             fills, after waiting for those that overlap; blocks are
+ *             reserved (FS, short)
+ *   write     data go to the reserved blocks, zero-filled to the edges
+ *             of blocks.  No lock but INODE shared.
+ *   insert    the blocks are allocated and enter the tree as written
+ *             (MAP exclusive and FS, short)
+ *
+ * Until the insertion, readers see the hole or unwritten extent that was
+ * there before, and a crash or a flush in between finds nothing that
+ * points at half-written blocks.  INODE shared keeps trims away
+ * throughout; the list keeps other fills of the same blocks away, which
+ * is what makes the zero-filled edges safe: of two writers to parts of
+ * one block, the second finds it written.
+ */
+
+#include <config.h>
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "fill.h"
+#include "map.h"
+
+/* Most blocks in one step: bounds the time that an overlapping fill
+ * waits.
+ */
+#define MAX_FILL 8192u
+
+/* Up to this size an unaligned piece is copied and written in one call.
+ * Bytes.
+ */
+#define BOUNCE ((uint64_t) 128 << 10)
+
+/* The list of fills. */
+
+static bool
+overlaps_any (struct inode *inode, const struct pending_fill *f)
+{
+  const struct pending_fill *other;
+
+  for (other = inode->fills; other; other = other->next)
+    if (f->start < other->end && other->start < f->end)
+      return true;
+  return false;
+}
+
+static void
+begin_fill (struct inode *inode, struct pending_fill *f)
+{
+  LOCK_FOR_SCOPE (&inode->fill_lock);
+  while (overlaps_any (inode, f))
+    lock_wait (&inode->fill_done, &inode->fill_lock);
+  f->next = inode->fills;
+  inode->fills = f;
+}
+
+static void
+end_fill (struct inode *inode, struct pending_fill *f)
+{
+  struct pending_fill **p;
+
+  LOCK_FOR_SCOPE (&inode->fill_lock);
+  for (p = &inode->fills; *p != f; p = &(*p)->next)
+    ;
+  *p = f->next;
+  pthread_cond_broadcast (&inode->fill_done);
+}
+
+/* Writing with zero-filled edges.  The piece covers whole blocks of
+ * LEN bytes at device offset DEV_OFFSET; the COUNT bytes of BUF start
+ * HEAD bytes into it.
+ */
+struct piece {
+  uint64_t dev_offset, len;
+  uint64_t head, count;
+  const uint8_t *buf;
+};
+
+static errcode_t
+write_bounced (struct inode *inode, const struct piece *p)
+{
+  uint8_t *bounce = malloc (p->len);
+  errcode_t err;
+
+  if (bounce == NULL)
+    return ENOMEM;
+  memset (bounce, 0, p->head);
+  memcpy (bounce + p->head, p->buf, p->count);
+  memset (bounce + p->head + p->count, 0, p->len - p->head - p->count);
+  err = device_pwrite (inode->fs->dev, bounce, p->len, p->dev_offset, 0);
+  free (bounce);
+  return err;
+}
+
+static errcode_t
+write_piece (struct inode *inode, const struct piece *p)
+{
+  const uint64_t bs = inode->fs->block_size;
+  const uint64_t tail = (p->head + p->count) % bs;
+  struct piece edge, rest = *p;
+  errcode_t err;
+
+  if (p->head == 0 && tail == 0)
+    return device_pwrite (inode->fs->dev, p->buf, p->count, p->dev_offset, 0);
+  if (p->len <= BOUNCE || p->len <= 2 * bs)
+    return write_bounced (inode, p);
+
+  /* Large: only the edge blocks are copied. */
+  if (rest.head > 0) {
+    edge = rest;
+    edge.len = bs;
+    edge.count = bs - rest.head;
+    err = write_bounced (inode, &edge);
+    if (err)
+      return err;
+    rest.dev_offset += bs;
+    rest.len -= bs;
+    rest.buf += edge.count;
+    rest.count -= edge.count;
+    rest.head = 0;
+  }
+  if (tail > 0) {
+    edge.dev_offset = rest.dev_offset + rest.len - bs;
+    edge.len = bs;
+    edge.head = 0;
+    edge.count = tail;
+    edge.buf = rest.buf + rest.count - tail;
+    err = write_bounced (inode, &edge);
+    if (err)
+      return err;
+    rest.count -= tail;
+  }
+  return device_pwrite (inode->fs->dev, rest.buf, rest.count,
+                        rest.dev_offset, 0);
+}
+
+/* The steps. */
+
+struct fill {
+  enum fill_kind kind;
+  struct mapping m;             /* what was there; len cut to the fill */
+  struct reservation r;
+};
+
+static errcode_t
+lookup_and_goal (struct inode *inode, uint64_t lblk, struct mapping *m,
+                 uint64_t *goal)
+{
+  errcode_t err;
+
+  inode_map_lock_shared (inode);
+  err = map_lookup (inode, lblk, m);
+  if (!err && m->state == MAP_HOLE)
+    *goal = map_goal (inode, lblk);
+  inode_map_unlock_shared (inode);
+  return err;
+}
+
+static errcode_t
+reserve (struct inode *inode, struct fill *f, uint64_t goal)
+{
+  struct filesystem *fs = inode->fs;
+  bool hole = f->m.state == MAP_HOLE;
+  errcode_t err;
+
+  LOCK_FOR_SCOPE (&fs->lock);
+  if (!fs->writable || atomic_load (&fs->aborted))
+    return EROFS;
+  err = alloc_reserve (fs, goal, hole ? f->m.len : 0, MAP_MAX_META, &f->r);
+  if (!err && hole)
+    f->m.len = f->r.len;
+  return err;
+}
+
+static errcode_t
+write_data (struct inode *inode, const struct fill *f, const void *buf,
+            uint64_t count, uint64_t offset)
+{
+  struct filesystem *fs = inode->fs;
+  uint64_t pblk = f->m.state == MAP_HOLE ? f->r.blk : f->m.pblk;
+  struct piece p = {
+    .dev_offset = pblk << fs->block_bits,
+    .len = f->m.len << fs->block_bits,
+    .head = offset & (fs->block_size - 1),
+    .count = count,
+    .buf = buf,
+  };
+
+  switch (f->kind) {
+  case FILL_DATA:
+    return write_piece (inode, &p);
+  case FILL_ZEROS:
+    return device_zero (fs->dev, p.len, p.dev_offset, 0);
+  case FILL_UNWRITTEN:
+    break;
+  }
+  return 0;
+}
+
+/* Locks: MAP exclusive and FS. */
+static errcode_t
+insert_locked (struct inode *inode, struct fill *f)
+{
+  struct filesystem *fs = inode->fs;
+  enum map_state state = f->kind == FILL_UNWRITTEN ? MAP_UNWRITTEN
+    : MAP_WRITTEN;
+  uint64_t pblk = f->r.blk;
+  uint32_t done = 0;
+  errcode_t err, err2;
+
+  err = filesystem_begin_change (fs);
+  if (err)
+    return err;
+  if (f->m.state == MAP_UNWRITTEN)
+    err = map_convert (inode, f->m.lblk, f->m.len, state, &f->r);
+  else {
+    err = alloc_take (fs, &f->r, f->m.len);
+    if (err)
+      return err;
+    err = map_insert (inode, f->m.lblk, f->m.len, pblk, state, &f->r, &done);
+    ext2fs_iblk_add_blocks (fs->e2, (struct ext2_inode *) inode->raw, done);
+    /* What did not get into the tree is free again, at once: nothing on
+     * disk has pointed at it.
+     */
+    if (done < f->m.len)
+      alloc_free_now (fs, pblk + done, f->m.len - done);
+  }
+  err2 = inode_write (inode);
+  return err ? err : err2;
+}
+
+static errcode_t
+insert (struct inode *inode, struct fill *f, errcode_t write_error)
+{
+  struct filesystem *fs = inode->fs;
+  errcode_t err = write_error;
+
+  inode_map_lock_exclusive (inode);
+  lock_acquire (&fs->lock);
+  if (!err)
+    err = insert_locked (inode, f);
+  alloc_release (fs, &f->r);
+  lock_release (&fs->lock);
+  inode_map_unlock_exclusive (inode);
+  return err;
+}
+
+/* Locks: the range is in the list of fills. */
+static errcode_t
+fill_listed (struct inode *inode, struct fill *f, const void *buf,
+             uint64_t count, uint64_t offset, uint64_t blocks,
+             uint64_t *done)
+{
+  struct filesystem *fs = inode->fs;
+  uint64_t goal = 0;
+  errcode_t err;
+
+  err = lookup_and_goal (inode, offset >> fs->block_bits, &f->m, &goal);
+  if (err)
+    return err;
+  if (f->m.len > blocks)
+    f->m.len = blocks;
+  if (f->m.state == MAP_WRITTEN)
+    return 0;
+  if (f->m.state == MAP_HOLE || f->kind != FILL_UNWRITTEN) {
+    err = reserve (inode, f, goal);
+    if (err)
+      return err;
+  }
+  *done = (f->m.len << fs->block_bits) - (offset & (fs->block_size - 1));
+  if (*done > count)
+    *done = count;
+  if (f->m.state == MAP_UNWRITTEN && f->kind == FILL_UNWRITTEN)
+    return 0;
+  err = write_data (inode, f, buf, *done, offset);
+  return insert (inode, f, err);
+}
+
+errcode_t
+fill (struct inode *inode, enum fill_kind kind, const void *buf,
+      uint64_t count, uint64_t offset, uint64_t *done)
+{
+  struct filesystem *fs = inode->fs;
+  const uint64_t start = offset >> fs->block_bits;
+  uint64_t blocks = ((offset + count - 1) >> fs->block_bits) + 1 - start;
+  struct fill f = { .kind = kind };
+  struct pending_fill pending;
+  errcode_t err;
+
+  lock_assert_held (LOCK_INODE);
+  *done = 0;
+  if (blocks > MAX_FILL)
+    blocks = MAX_FILL;
+  pending.start = start;
+  pending.end = start + blocks;
+  begin_fill (inode, &pending);
+  err = fill_listed (inode, &f, buf, count, offset, blocks, done);
+  end_fill (inode, &pending);
+  if (err)
+    *done = 0;
+  return err;
+}

@@ -1,0 +1,29 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/* SPDX-FileCopyrightText: 2026 the nbdkit-ext2 authors */
+
+/* Block-mapped files (ext2, ext3): direct, indirect, double and triple
+ * indirect blocks; see map.h for what the functions do.
+ */
+
+#ifndef EXT2SERVE_INDIRECT_H
+#define EXT2SERVE_INDIRECT_H
+
+#include "map.h"
+
+/* Logical blocks that can be addressed at all. */
+extern uint64_t indirect_max_blocks (const struct filesystem *fs);
+
+extern errcode_t indirect_lookup (struct inode *inode, uint64_t lblk,
+                                  struct mapping *m);
+
+/* Within the table of pointers that holds LBLK: *DONE blocks, which can
+ * be less than LEN without an error.
+ */
+extern errcode_t indirect_insert (struct inode *inode, uint64_t lblk,
+                                  uint32_t len, uint64_t pblk,
+                                  struct reservation *r, uint32_t *done);
+
+extern errcode_t indirect_remove (struct inode *inode, uint64_t start,
+                                  uint64_t end, uint64_t *next);
+
+#endif /* EXT2SERVE_INDIRECT_H */

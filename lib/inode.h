@@ -1,0 +1,100 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/* SPDX-FileCopyrightText: 2026 the nbdkit-ext2 authors */
+
+/* The inode cache: one object per file in use, however many clients.
+ *
+ * iget finds or loads, iput drops; the object lives while anybody holds
+ * a reference, and a thread that uses one holds one.  Nobody evicts.
+ */
+
+#ifndef EXT2SERVE_INODE_H
+#define EXT2SERVE_INODE_H
+
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+#include <ext2fs/ext2fs.h>
+
+#include "fs.h"
+
+enum mapping_kind { MAPPED_BY_EXTENTS, MAPPED_BY_BLOCKS, INLINE_DATA };
+
+/* Blocks some fill is about to map: see file.c. */
+struct pending_fill {
+  uint64_t start, end;          /* logical blocks, end exclusive */
+  struct pending_fill *next;
+};
+
+struct inode {
+  struct filesystem *fs;        /* [constant] */
+  ext2_ino_t ino;               /* [constant] */
+  uint64_t size;                /* [constant] bytes: files do not grow */
+  uint64_t max_blocks;          /* [constant] addressable logical blocks */
+  enum mapping_kind kind;       /* [constant] */
+  bool writable;                /* [constant] */
+  uint32_t csum_seed;           /* [constant] of its tree blocks */
+
+  unsigned refs;                /* [ICACHE] */
+  struct inode *hash_next;      /* [ICACHE] */
+
+  pthread_rwlock_t io_lock;     /* INODE */
+
+  struct lock fill_lock;        /* FILL */
+  pthread_cond_t fill_done;     /* some pending fill has ended */
+  struct pending_fill *fills;   /* [FILL] */
+
+  pthread_rwlock_t map_lock;    /* MAP */
+
+  /* The inode as on disk (host order but for i_block of an extent tree).
+   * i_block and the attribute area: [MAP + FS to write, either to
+   * read]; the rest: [FS].
+   */
+  struct ext2_inode_large *raw;
+
+  _Atomic uint64_t changed_tid; /* last transaction that changed it.
+                                   [atomic; FS to write] */
+
+  /* Data were overwritten: the times want updating, not urgently.
+   * [atomic: set by writers, taken by whoever writes the inode]
+   */
+  atomic_bool times_pending;
+};
+
+/* Returns file INO with a reference.  Logs and refuses what is not a
+ * regular file that can be served; NAME is for the messages.
+ * Locks: none held.
+ */
+extern errcode_t iget (struct filesystem *fs, ext2_ino_t ino,
+                       const char *name, struct inode **ip);
+
+/* Drops a reference.  The last one writes pending times into the running
+ * set.  Locks: none held.
+ */
+extern void iput (struct inode *inode);
+
+/* The four sides of INODE and MAP: see locks.h for when to take which. */
+extern void inode_lock_shared (struct inode *inode);
+extern void inode_unlock_shared (struct inode *inode);
+extern void inode_lock_exclusive (struct inode *inode);
+extern void inode_unlock_exclusive (struct inode *inode);
+extern void inode_map_lock_shared (struct inode *inode);
+extern void inode_map_unlock_shared (struct inode *inode);
+extern void inode_map_lock_exclusive (struct inode *inode);
+extern void inode_map_unlock_exclusive (struct inode *inode);
+
+/* INODE's raw form has been changed: set its times and write it into the
+ * running set.  If that fails, what is in memory and in the running set
+ * no longer agree, so the filesystem is aborted.
+ * Locks: FS, and MAP exclusively unless only times were changed.
+ */
+extern errcode_t inode_write (struct inode *inode);
+
+/* Reads an inode without putting it into the cache: for the journal's
+ * blocks.  Free with inode_free.  Locks: FS.
+ */
+extern errcode_t inode_load (struct filesystem *fs, ext2_ino_t ino,
+                             struct inode **ip);
+extern void inode_free (struct inode *inode);
+
+#endif /* EXT2SERVE_INODE_H */

@@ -1,0 +1,89 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/* SPDX-FileCopyrightText: 2026 the nbdkit-ext2 authors */
+
+/* From file offset to device offset: picks the kind of mapping. */
+
+#include <config.h>
+
+#include <errno.h>
+
+#include "extent.h"
+#include "indirect.h"
+#include "map.h"
+
+errcode_t
+map_lookup (struct inode *inode, uint64_t lblk, struct mapping *m)
+{
+  if (inode->kind == MAPPED_BY_EXTENTS)
+    return extent_lookup (inode, lblk, m);
+  return indirect_lookup (inode, lblk, m);
+}
+
+errcode_t
+map_insert (struct inode *inode, uint64_t lblk, uint32_t len, uint64_t pblk,
+            enum map_state state, struct reservation *r, uint32_t *done)
+{
+  uint64_t next;
+  errcode_t err;
+
+  *done = 0;
+  while (*done < len) {
+    uint64_t at = lblk + *done;
+
+    if (inode->kind == MAPPED_BY_EXTENTS) {
+      err = extent_edit (inode, at, lblk + len, state, pblk + *done, false,
+                         r, &next);
+      if (err)
+        return err;
+      *done = next - lblk;
+    }
+    else {
+      uint32_t n;
+
+      err = indirect_insert (inode, at, len - *done, pblk + *done, r, &n);
+      if (err)
+        return err;
+      *done += n;
+    }
+  }
+  return 0;
+}
+
+errcode_t
+map_convert (struct inode *inode, uint64_t lblk, uint32_t len,
+             enum map_state state, struct reservation *r)
+{
+  struct mapping m;
+  uint64_t next;
+  errcode_t err;
+
+  if (inode->kind != MAPPED_BY_EXTENTS)
+    return EINVAL;
+  err = extent_lookup (inode, lblk, &m);
+  if (err)
+    return err;
+  if (m.state == MAP_HOLE || m.len < len)
+    return EINVAL;
+  return extent_edit (inode, lblk, lblk + len, state, m.pblk, false, r,
+                      &next);
+}
+
+errcode_t
+map_remove (struct inode *inode, uint64_t start, uint64_t end,
+            struct reservation *r, uint64_t *next)
+{
+  if (inode->kind == MAPPED_BY_EXTENTS)
+    return extent_edit (inode, start, end, MAP_HOLE, 0, true, r, next);
+  return indirect_remove (inode, start, end, next);
+}
+
+uint64_t
+map_goal (struct inode *inode, uint64_t lblk)
+{
+  struct mapping m;
+
+  if (lblk > 0 && map_lookup (inode, lblk - 1, &m) == 0 &&
+      m.state != MAP_HOLE)
+    return m.pblk + 1;
+  return alloc_inode_goal (inode->fs, inode->ino);
+}

@@ -1,0 +1,67 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/* SPDX-FileCopyrightText: 2026 the nbdkit-ext2 authors */
+
+/* From file offset to device offset: one view of extent trees and
+ * indirect blocks.
+ *
+ * The map that is searched is the tree itself, in the metadata cache:
+ * bounded and evictable with it, 12 bytes an extent (4 a block for
+ * indirect blocks), and never out of step with what is on disk.
+ */
+
+#ifndef EXT2SERVE_MAP_H
+#define EXT2SERVE_MAP_H
+
+#include "inode.h"
+
+enum map_state { MAP_HOLE, MAP_UNWRITTEN, MAP_WRITTEN };
+
+struct mapping {
+  uint64_t lblk;                /* logical block asked for */
+  uint64_t len;                 /* blocks from there on in one state and
+                                   (unless a hole) contiguous; >= 1 */
+  uint64_t pblk;                /* physical block of LBLK */
+  enum map_state state;
+};
+
+/* Longest range for map_insert: fits one extent, one operation. */
+#define MAP_MAX_INSERT 32767u
+
+/* Tree blocks that one call of map_insert, map_convert or map_remove may
+ * need at most.
+ */
+#define MAP_MAX_META 8
+
+/* Looks up LBLK.  The length stops at the end of the leaf at the latest,
+ * so ask again.  Locks: MAP, or FS.
+ */
+extern errcode_t map_lookup (struct inode *inode, uint64_t lblk,
+                             struct mapping *m);
+
+/* Maps the hole [LBLK, LBLK+LEN) to PBLK on, in STATE; *DONE blocks of it
+ * were done, also when an error is returned.  R pays for tree blocks.
+ * Does not write the inode back: call inode_write after it.
+ * Locks: MAP exclusively and FS, for this and those below.
+ */
+extern errcode_t map_insert (struct inode *inode, uint64_t lblk,
+                             uint32_t len, uint64_t pblk,
+                             enum map_state state, struct reservation *r,
+                             uint32_t *done);
+
+/* [LBLK, LBLK+LEN), all in one extent of the other state, becomes STATE. */
+extern errcode_t map_convert (struct inode *inode, uint64_t lblk,
+                              uint32_t len, enum map_state state,
+                              struct reservation *r);
+
+/* Unmaps blocks from START on, but none from END on, within one leaf of
+ * the tree; *NEXT says where to go on.  Freed blocks are passed to
+ * alloc_free_later.
+ */
+extern errcode_t map_remove (struct inode *inode, uint64_t start,
+                             uint64_t end, struct reservation *r,
+                             uint64_t *next);
+
+/* Where the block before LBLK suggests to allocate LBLK. */
+extern uint64_t map_goal (struct inode *inode, uint64_t lblk);
+
+#endif /* EXT2SERVE_MAP_H */

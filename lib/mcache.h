@@ -1,0 +1,130 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/* SPDX-FileCopyrightText: 2026 the nbdkit-ext2 authors */
+
+/* The metadata cache: filesystem metadata blocks by block number.
+ *
+ * Filled by mcache_read (from the device) and mcache_zeroed (new
+ * blocks); a buffer is pinned from then until mcache_unpin.  Clean,
+ * unpinned buffers are evicted by the cache itself, least recently used
+ * first, when it grows past its limit.  Dirty ones stay until a commit
+ * has written them: the commit is the only writer of metadata.
+ *
+ * Content of a buffer: see locks.h (changed under FS plus, for an
+ * inode's tree, MAP exclusively).  The cache's own state is under its
+ * MCACHE locks, which callers never see.
+ */
+
+#ifndef EXT2SERVE_MCACHE_H
+#define EXT2SERVE_MCACHE_H
+
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include <et/com_err.h>
+
+#include "device.h"
+
+struct mcache;
+
+/* Order of writing at a commit; see commit.c. */
+enum mclass {
+  MCLASS_TREE,                  /* extent and indirect blocks */
+  MCLASS_BITMAP,                /* block bitmaps and group descriptors */
+  MCLASS_INODE,                 /* inode tables and all the rest */
+};
+
+struct mbuf {
+  uint64_t blkno;               /* [constant] */
+  uint8_t *data;                /* [FS, or FS + MAP; see above] */
+
+  /* Inode for which the owner has verified this block, 0 = none.
+   * [atomic: verifying twice is harmless]
+   */
+  _Atomic uint32_t verified;
+
+  /* The rest belongs to mcache.c.  [MCACHE] unless stated */
+  unsigned pins;
+  bool loading;                 /* being read; content not there yet */
+  bool dirty;                   /* in the running set */
+  bool committing;              /* a frozen copy is on its way out */
+  bool dead;                    /* forgotten; freed with the last pin */
+  bool fresh;                   /* [FS] new in the running set */
+  enum mclass mclass;           /* [FS] meaningful while dirty */
+  errcode_t error;              /* of the read */
+  struct mbuf *hash_next;
+  struct mbuf *lru_prev, *lru_next;   /* clean buffers only */
+  size_t dirty_index;           /* [FS] position in the dirty array */
+};
+
+/* One metadata block as it was when the set was frozen. */
+struct frozen_block {
+  uint64_t blkno;
+  uint8_t *data;
+  enum mclass mclass;
+  bool fresh;                   /* newly allocated in this set: nothing
+                                   on disk points at it yet */
+  struct mbuf *mb;
+};
+
+struct frozen_set {
+  struct frozen_block *blocks;
+  size_t count;
+};
+
+/* LIMIT bytes for clean buffers; BLOCK_SIZE in bytes. */
+extern struct mcache *mcache_new (struct device *dev, uint32_t block_size,
+                                  size_t limit);
+
+/* Frees everything, dirty buffers included; none may be pinned. */
+extern void mcache_free (struct mcache *mc);
+
+extern uint32_t mcache_block_size (const struct mcache *mc);
+
+/* Returns block BLKNO, pinned, read from the device if necessary.
+ * Locks: any up to FS may be held.
+ */
+extern errcode_t mcache_read (struct mcache *mc, uint64_t blkno,
+                              struct mbuf **mbp);
+
+/* As mcache_read, but the content becomes zeros and nothing is read:
+ * for a block that has just been allocated.  FRESH: no block on disk
+ * points at it, so it may be written first.  Locks: FS.
+ */
+extern errcode_t mcache_zeroed (struct mcache *mc, uint64_t blkno,
+                                struct mbuf **mbp);
+
+/* Returns block BLKNO pinned if it is cached, else NULL. */
+extern struct mbuf *mcache_find (struct mcache *mc, uint64_t blkno);
+
+extern void mcache_unpin (struct mcache *mc, struct mbuf *mb);
+
+/* MB, pinned, has been or is about to be changed: it belongs to the
+ * running set.  FRESH as for blocks from mcache_zeroed.  Only ENOMEM,
+ * and then nothing has changed.  Locks: FS.
+ */
+extern errcode_t mcache_dirty (struct mcache *mc, struct mbuf *mb,
+                               enum mclass mclass, bool fresh);
+
+/* Block BLKNO has been freed: its content will never be written (a
+ * copy already frozen still is: it precedes the freeing).  Locks: FS.
+ */
+extern void mcache_forget (struct mcache *mc, uint64_t blkno);
+
+/* Number of dirty buffers.  Locks: FS. */
+extern size_t mcache_dirty_count (const struct mcache *mc);
+
+/* Copy the running set into SET, sorted by block number, and start a
+ * new, empty one.  ENOMEM leaves everything as it was.  Locks: FS.
+ */
+extern errcode_t mcache_freeze (struct mcache *mc, struct frozen_set *set);
+
+/* SET has been written (its buffers may be evicted again), or, with
+ * WRITTEN false, has not: the buffers then stay for ever, because the
+ * cache holds the only true copy.  Frees SET's memory.
+ */
+extern void mcache_thaw (struct mcache *mc, struct frozen_set *set,
+                         bool written);
+
+#endif /* EXT2SERVE_MCACHE_H */

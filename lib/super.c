@@ -1,0 +1,255 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/* SPDX-FileCopyrightText: 2026 the nbdkit-ext2 authors */
+
+/* Which filesystems are served, which only for reading, which not.
+ *
+ * Every feature flag is in one of the tables below or unknown.  A flag
+ * whose upkeep this code does not do (quota files, for one) makes the
+ * filesystem read-only, whatever libext2fs would permit.
+ * Source for the flags: ext2_fs.h and the kernel's ext4 documentation.
+ */
+
+#include <config.h>
+
+#include <errno.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "errors.h"
+#include "super.h"
+
+#define SUPER_OFFSET 1024
+#define SUPER_SIZE 1024
+
+struct feature {
+  uint32_t mask;
+  const char *name;
+};
+
+/* Incompatible features that need nothing, or nothing beyond what the
+ * code does.  RECOVER, JOURNAL_DEV and MMP are judged on their own.
+ */
+#define INCOMPAT_SERVED                                                 \
+  (EXT2_FEATURE_INCOMPAT_FILETYPE | EXT2_FEATURE_INCOMPAT_META_BG |     \
+   EXT3_FEATURE_INCOMPAT_EXTENTS | EXT4_FEATURE_INCOMPAT_64BIT |        \
+   EXT4_FEATURE_INCOMPAT_FLEX_BG | EXT4_FEATURE_INCOMPAT_EA_INODE |     \
+   EXT4_FEATURE_INCOMPAT_CSUM_SEED | EXT4_FEATURE_INCOMPAT_LARGEDIR |   \
+   EXT4_FEATURE_INCOMPAT_INLINE_DATA | EXT4_FEATURE_INCOMPAT_ENCRYPT |  \
+   EXT4_FEATURE_INCOMPAT_CASEFOLD)
+
+#define INCOMPAT_JUDGED                                                 \
+  (EXT3_FEATURE_INCOMPAT_RECOVER | EXT3_FEATURE_INCOMPAT_JOURNAL_DEV |  \
+   EXT4_FEATURE_INCOMPAT_MMP)
+
+static const struct feature incompat_refused[] = {
+  { EXT2_FEATURE_INCOMPAT_COMPRESSION, "compression" },
+  { EXT4_FEATURE_INCOMPAT_DIRDATA, "dirdata" },
+  { 0, NULL },
+};
+
+/* Read-only compatible features whose upkeep is done, or is none. */
+#define RO_COMPAT_SERVED                                                \
+  (EXT2_FEATURE_RO_COMPAT_SPARSE_SUPER |                                \
+   EXT2_FEATURE_RO_COMPAT_LARGE_FILE |                                  \
+   EXT4_FEATURE_RO_COMPAT_HUGE_FILE | EXT4_FEATURE_RO_COMPAT_GDT_CSUM | \
+   EXT4_FEATURE_RO_COMPAT_DIR_NLINK |                                   \
+   EXT4_FEATURE_RO_COMPAT_EXTRA_ISIZE |                                 \
+   EXT4_FEATURE_RO_COMPAT_METADATA_CSUM |                               \
+   EXT4_FEATURE_RO_COMPAT_VERITY)
+
+static const struct feature ro_compat_readonly[] = {
+  { EXT4_FEATURE_RO_COMPAT_BIGALLOC, "bigalloc" },
+  { EXT4_FEATURE_RO_COMPAT_QUOTA, "quota" },
+  { EXT4_FEATURE_RO_COMPAT_PROJECT, "project" },
+  { EXT4_FEATURE_RO_COMPAT_READONLY, "read-only" },
+  { EXT4_FEATURE_RO_COMPAT_SHARED_BLOCKS, "shared_blocks" },
+  { EXT4_FEATURE_RO_COMPAT_HAS_SNAPSHOT, "has_snapshot" },
+  { EXT4_FEATURE_RO_COMPAT_REPLICA, "replica" },
+  { EXT4_FEATURE_RO_COMPAT_ORPHAN_PRESENT, "orphan_present" },
+  { 0, NULL },
+};
+
+static const char *
+lowest_feature (uint32_t flags, const struct feature *table, char *buf,
+                size_t len)
+{
+  const struct feature *f;
+
+  for (f = table; f->name; f++)
+    if (flags & f->mask)
+      return f->name;
+  snprintf (buf, len, "0x%x", flags & -flags);
+  return buf;
+}
+
+static errcode_t
+check_incompat (const struct ext2_super_block *sb)
+{
+  uint32_t other = sb->s_feature_incompat
+    & ~(INCOMPAT_SERVED | INCOMPAT_JUDGED);
+  char buf[16];
+
+  if (sb->s_feature_incompat & EXT3_FEATURE_INCOMPAT_JOURNAL_DEV) {
+    log_error ("this is an external journal device, not a filesystem: "
+               "serve the filesystem that it belongs to");
+    return EXT2_ET_UNSUPP_FEATURE;
+  }
+  if (other) {
+    log_error ("the filesystem has the unknown incompatible feature %s: "
+               "it cannot be served; a newer version may know it, or serve "
+               "it from Linux",
+               lowest_feature (other, incompat_refused, buf, sizeof buf));
+    return EXT2_ET_UNSUPP_FEATURE;
+  }
+  return 0;
+}
+
+static errcode_t
+check_journal (const struct ext2_super_block *sb)
+{
+  static const uint8_t no_uuid[16];
+
+  if (!(sb->s_feature_compat & EXT3_FEATURE_COMPAT_HAS_JOURNAL)) {
+    if (sb->s_feature_incompat & EXT3_FEATURE_INCOMPAT_RECOVER) {
+      log_error ("the superblock says needs_recovery but has no journal: "
+                 "run e2fsck");
+      return EXT2_ET_CORRUPT_SUPERBLOCK;
+    }
+    return 0;
+  }
+  if (sb->s_journal_inum == 0 || sb->s_journal_dev != 0 ||
+      memcmp (sb->s_journal_uuid, no_uuid, sizeof no_uuid) != 0) {
+    log_error ("the filesystem has an external journal, which is not "
+               "supported: remove it with e2fsck followed by "
+               "tune2fs -O ^has_journal");
+    return EXT2_ET_UNSUPP_FEATURE;
+  }
+  if (sb->s_feature_incompat & EXT3_FEATURE_INCOMPAT_RECOVER) {
+    log_error ("the journal needs to be replayed (needs_recovery): the "
+               "filesystem was not unmounted cleanly, run e2fsck");
+    return EXT2_ET_UNSUPP_FEATURE;
+  }
+  return 0;
+}
+
+/* Is the state one in which the bitmaps and trees can be trusted? */
+static errcode_t
+check_state (const struct ext2_super_block *sb, bool want_write)
+{
+  const char *what;
+
+  if ((sb->s_state & EXT2_ERROR_FS) || sb->s_error_count != 0)
+    what = "the filesystem is marked as having errors";
+  else if (!(sb->s_state & EXT2_VALID_FS))
+    what = "the filesystem was not unmounted cleanly";
+  else
+    return 0;
+  if (want_write) {
+    log_error ("%s: run e2fsck -f, or serve it read-only with -r", what);
+    return EROFS;
+  }
+  log_warning ("%s: what is read may be wrong, run e2fsck -f", what);
+  return 0;
+}
+
+static void
+check_readonly (const struct ext2_super_block *sb, struct super_verdict *v)
+{
+  uint32_t other = sb->s_feature_ro_compat & ~RO_COMPAT_SERVED;
+  char buf[16];
+
+  if (other & EXT4_FEATURE_RO_COMPAT_ORPHAN_PRESENT ||
+      sb->s_last_orphan != 0) {
+    log_warning ("serving read-only: the filesystem has orphan inodes "
+                 "(%s); run e2fsck to write to it",
+                 sb->s_last_orphan ? "orphan list" : "orphan_present");
+    v->readonly = true;
+  }
+  other &= ~EXT4_FEATURE_RO_COMPAT_ORPHAN_PRESENT;
+  if (other) {
+    log_warning ("serving read-only: writing with the feature %s is not "
+                 "supported; use Linux to write, or turn it off with tune2fs",
+                 lowest_feature (other, ro_compat_readonly, buf,
+                                 sizeof buf));
+    v->readonly = true;
+  }
+  if (sb->s_feature_incompat & EXT4_FEATURE_INCOMPAT_MMP) {
+    log_warning ("serving read-only: the feature mmp (multiple mount "
+                 "protection) is not supported for writing; turn it off "
+                 "with tune2fs -O ^mmp");
+    v->readonly = true;
+  }
+}
+
+static errcode_t
+check_geometry (const struct ext2_super_block *sb, uint64_t device_size,
+                uint32_t block_size)
+{
+  uint64_t blocks = sb->s_blocks_count;
+
+  if (sb->s_feature_incompat & EXT4_FEATURE_INCOMPAT_64BIT)
+    blocks |= (uint64_t) sb->s_blocks_count_hi << 32;
+  if (blocks > device_size / block_size) {
+    log_error ("the filesystem (%llu blocks of %u bytes) is larger than "
+               "its device (%llu bytes): the image is truncated; restore "
+               "it, or shrink the filesystem with resize2fs",
+               (unsigned long long) blocks, block_size,
+               (unsigned long long) device_size);
+    return EXT2_ET_CORRUPT_SUPERBLOCK;
+  }
+  return 0;
+}
+
+errcode_t
+super_check (struct device *dev, bool want_write, struct super_verdict *v)
+{
+  union {
+    struct ext2_super_block sb;
+    uint8_t bytes[SUPER_SIZE];
+  } u;
+  errcode_t err;
+
+  v->readonly = !want_write;
+  if (dev->size < SUPER_OFFSET + SUPER_SIZE) {
+    log_error ("not an ext2/3/4 filesystem: the device has only %llu bytes",
+               (unsigned long long) dev->size);
+    return EXT2_ET_BAD_MAGIC;
+  }
+  err = device_pread (dev, u.bytes, SUPER_SIZE, SUPER_OFFSET);
+  if (err) {
+    char why[128];
+
+    log_error ("cannot read the superblock: %s",
+               errcode_text (err, why, sizeof why));
+    return err;
+  }
+#ifdef WORDS_BIGENDIAN
+  ext2fs_swap_super (&u.sb);
+#endif
+  if (u.sb.s_magic != EXT2_SUPER_MAGIC) {
+    log_error ("not an ext2/3/4 filesystem: no magic number in the "
+               "superblock; for a partitioned disk add --filter=partition "
+               "after --filter=ext2");
+    return EXT2_ET_BAD_MAGIC;
+  }
+  if (u.sb.s_log_block_size > EXT2_MAX_BLOCK_LOG_SIZE - 10) {
+    log_error ("not an ext2/3/4 filesystem: impossible block size");
+    return EXT2_ET_CORRUPT_SUPERBLOCK;
+  }
+  v->block_size = 1024u << u.sb.s_log_block_size;
+  if (u.sb.s_rev_level == EXT2_GOOD_OLD_REV) {
+    /* Revision 0 has no feature fields. */
+    u.sb.s_feature_compat = u.sb.s_feature_incompat = 0;
+    u.sb.s_feature_ro_compat = 0;
+    u.sb.s_last_orphan = 0;
+  }
+
+  if ((err = check_incompat (&u.sb)) ||
+      (err = check_geometry (&u.sb, dev->size, v->block_size)) ||
+      (err = check_journal (&u.sb)) ||
+      (err = check_state (&u.sb, want_write)))
+    return err;
+  if (want_write)
+    check_readonly (&u.sb, v);
+  return 0;
+}

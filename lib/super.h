@@ -1,0 +1,30 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/* SPDX-FileCopyrightText: 2026 the nbdkit-ext2 authors */
+
+/* Reading the superblock before libext2fs does: may this filesystem be
+ * served, and may it be written?
+ */
+
+#ifndef EXT2SERVE_SUPER_H
+#define EXT2SERVE_SUPER_H
+
+#include <stdbool.h>
+
+#include <ext2fs/ext2fs.h>
+
+#include "device.h"
+
+struct super_verdict {
+  uint32_t block_size;          /* bytes */
+  bool readonly;                /* safe to read, not to write */
+};
+
+/* Reads the primary superblock of DEV and judges it for serving, for
+ * writing too if WANT_WRITE.  On refusal logs one line that names the
+ * feature or state and the remedy, and returns an error; where only
+ * writing is unsafe, logs a warning and sets readonly.  Writes nothing.
+ */
+extern errcode_t super_check (struct device *dev, bool want_write,
+                              struct super_verdict *v);
+
+#endif /* EXT2SERVE_SUPER_H */

@@ -1,0 +1,52 @@
+#!/usr/bin/env bash
+# SPDX-License-Identifier: BSD-3-Clause
+# SPDX-FileCopyrightText: 2026 the nbdkit-ext2 authors
+
+# After a write, a zero or a trim with FUA, the image itself, as copied
+# at that moment, has it.
+
+# shellcheck source=tests/functions.sh
+source "${srcdir:-$(dirname "$0")}/functions.sh"
+requires mke2fs debugfs e2fsck dumpe2fs python3
+requires_nbdsh
+
+for fs in "ext4 -b 4096" "ext2 -b 1024"; do
+    img=$tmp/disk.img
+    make_raw "$tmp/vm.raw" 9M 2M:900001
+    mkdir -p "$tmp/src"
+    cp --sparse=always "$tmp/vm.raw" "$tmp/src/vm.raw"
+    # shellcheck disable=SC2086
+    make_fs "$img" 48M -t $fs -d "$tmp/src"
+    dirty_free "$img"
+    serve_file "$img" /vm.raw
+    nbd_script <<END
+import nbd, shutil
+with open("$tmp/vm.raw", "rb") as f:
+    expected = bytearray(f.read())
+assert h.can_fua()
+def saved(i):
+    shutil.copyfile("$img", "$tmp/copy%d.img" % i)
+    with open("$tmp/expected%d" % i, "wb") as f:
+        f.write(expected)
+for i, (offset, size) in enumerate(((0, 5000), (3 << 20, 1 << 20),
+                                    ((1 << 20) + 77, 300000),
+                                    ((9 << 20) - 100, 100))):
+    data = bytes([65 + i]) * size
+    expected[offset:offset + size] = data
+    h.pwrite(data, offset, nbd.CMD_FLAG_FUA)
+    saved(i)
+expected[4 << 20:5 << 20] = bytes(1 << 20)
+h.zero(1 << 20, 4 << 20, nbd.CMD_FLAG_FUA | nbd.CMD_FLAG_NO_HOLE)
+saved(4)
+expected[2 << 20:(2 << 20) + 65536] = bytes(65536)
+h.zero(65536, 2 << 20, nbd.CMD_FLAG_FUA)
+saved(5)
+END
+    for i in 0 1 2 3 4 5; do
+        check_consistent "$tmp/copy$i.img"
+        dump "$tmp/copy$i.img" /vm.raw "$tmp/out"
+        same "$tmp/out" "$tmp/expected$i"
+    done
+    stop
+    check_file "$img" /vm.raw "$tmp/expected5"
+done
