@@ -90,9 +90,9 @@ filesystem_abort (struct filesystem *fs, const char *why, errcode_t err)
   log_error ("%s: %s: no more changes are accepted, reading goes on; "
              "restart the server after running e2fsck", why,
              errcode_text (err, text, sizeof text));
-  /* The super on disk has VALID_FS cleared, or nothing was changed.  The
-   * counts of the running set may be ahead; e2fsck recomputes them.
-   */
+  if (!fs->unmarked_valid)
+    return;                     /* nothing has been changed on disk */
+  /* The counts of the running set may be ahead; e2fsck recomputes them. */
   sb = *fs->e2->super;
   sb.s_error_count++;
   if (write_super (fs, &sb, (fs->original_state & ~EXT2_VALID_FS)

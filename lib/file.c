@@ -208,39 +208,69 @@ file_write (struct inode *inode, const void *buf, uint64_t count,
 
 /* Zero and trim. */
 
-/* Unmap the whole blocks [START, END), a leaf of the tree at a time, so
- * that other requests are served in between.
+/* Take what is mapped in [START, END) out of one leaf of the tree.
+ * Locks: INODE exclusive, MAP exclusive and FS.
  */
 static errcode_t
-unmap (struct inode *inode, uint64_t start, uint64_t end)
+unmap_locked (struct inode *inode, uint64_t start, uint64_t end,
+              uint64_t *next)
 {
   struct filesystem *fs = inode->fs;
   struct reservation r;
-  uint64_t next;
-  errcode_t err = 0, err2;
+  errcode_t err, err2;
+
+  err = filesystem_begin_change (fs);
+  if (err)
+    return err;
+  /* A hole in the middle of an extent can split a leaf, which takes a
+   * block; most need none, so go on without.
+   */
+  if (alloc_reserve (fs, 0, 0, MAP_MAX_META, &r) != 0)
+    memset (&r, 0, sizeof r);
+  err = map_remove (inode, start, end, &r, next);
+  alloc_release (fs, &r);
+  err2 = inode_write (inode);
+  return err ? err : err2;
+}
+
+/* Skip the hole at *START, if there is one. */
+static errcode_t
+skip_hole (struct inode *inode, uint64_t *start, uint64_t end)
+{
+  const unsigned bits = inode->fs->block_bits;
+  struct extent_at at;
+  errcode_t err;
+
+  inode_lock_shared (inode);
+  err = lookup (inode, *start << bits, (end - *start) << bits, &at);
+  inode_unlock_shared (inode);
+  if (!err && at.state == MAP_HOLE)
+    *start += at.count >> bits;
+  return err;
+}
+
+/* Unmap the whole blocks [START, END), a leaf of the tree at a time, so
+ * that other requests are served in between.  *DONE is how far it got.
+ */
+static errcode_t
+unmap (struct inode *inode, uint64_t start, uint64_t end, uint64_t *done)
+{
+  struct filesystem *fs = inode->fs;
+  errcode_t err = 0;
 
   while (start < end && !err) {
+    err = skip_hole (inode, &start, end);
+    if (err || start >= end)
+      break;
     inode_lock_exclusive (inode);
     inode_map_lock_exclusive (inode);
     lock_acquire (&fs->lock);
-    err = filesystem_begin_change (fs);
-    if (!err) {
-      /* A hole in the middle of an extent can split a leaf; without a
-       * block for that the hole is simply not made.
-       */
-      if (alloc_reserve (fs, 0, 0, MAP_MAX_META, &r) != 0)
-        memset (&r, 0, sizeof r);
-      err = map_remove (inode, start, end, &r, &next);
-      alloc_release (fs, &r);
-      err2 = inode_write (inode);
-      if (!err)
-        err = err2;
-    }
+    err = unmap_locked (inode, start, end, &start);
     lock_release (&fs->lock);
     inode_map_unlock_exclusive (inode);
     inode_unlock_exclusive (inode);
-    start = next;
   }
+  *done = start;
   return err;
 }
 
@@ -319,6 +349,27 @@ zero_edge_allocated (struct inode *inode, uint64_t count, uint64_t offset)
   return err ? err : zero_edge (inode, count, offset);
 }
 
+/* Write zeros to the written blocks at OFFSET: the last resort, when
+ * there is no space for splitting extents.  *DONE in bytes.
+ */
+static errcode_t
+zero_in_place (struct inode *inode, uint64_t count, uint64_t offset,
+               uint64_t *done)
+{
+  struct extent_at at;
+  errcode_t err;
+
+  *done = 0;
+  inode_lock_shared (inode);
+  err = lookup (inode, offset, count, &at);
+  if (!err && at.state == MAP_WRITTEN)
+    err = device_zero (inode->fs->dev, at.count, at.dev_offset, 0);
+  if (!err && at.state != MAP_HOLE)
+    *done = at.count;
+  inode_unlock_shared (inode);
+  return err;
+}
+
 /* Zero one piece of [START, END) (blocks) that stays allocated. */
 static errcode_t
 zero_piece_allocated (struct inode *inode, uint64_t start, uint64_t end,
@@ -355,6 +406,8 @@ zero_piece_allocated (struct inode *inode, uint64_t start, uint64_t end,
   if (err == ENOTSUP && extents) {
     err = unwrite (inode, start, at.count >> bits, &done);
     done <<= bits;
+    if (err == EXT2_ET_BLOCK_ALLOC_FAIL)
+      err = zero_in_place (inode, at.count, offset, &done);
   }
   *next = start + (done >> bits);
   return err;
@@ -368,8 +421,12 @@ zero_blocks (struct inode *inode, uint64_t start, uint64_t end,
   errcode_t err = 0;
   uint64_t next;
 
-  if (flags & FILE_MAY_TRIM)
-    return unmap (inode, start, end);
+  if (flags & FILE_MAY_TRIM) {
+    err = unmap (inode, start, end, &start);
+    if (err != EXT2_ET_BLOCK_ALLOC_FAIL)
+      return err;
+    /* No block to split a leaf with: what is left stays allocated. */
+  }
   while (start < end) {
     err = zero_piece_allocated (inode, start, end, &next);
     if (err == EXT2_ET_BLOCK_ALLOC_FAIL && !retried) {
@@ -472,8 +529,9 @@ file_trim (struct inode *inode, uint64_t count, uint64_t offset,
   if (inode->kind == INLINE_DATA)
     return 0;                   /* has no block of its own */
   whole_blocks (inode, count, offset, &start, &end);
-  if (start < end)
-    err = unmap (inode, start, end);
+  err = unmap (inode, start, end, &start);
+  if (err == EXT2_ET_BLOCK_ALLOC_FAIL)
+    err = 0;                    /* advice that cannot be taken now */
   return finish_change (inode, err, flags);
 }
 
