@@ -184,17 +184,17 @@ write_commit (struct filesystem *fs, struct commit *c)
              (unsigned long long) c->tid, c->set.count, c->freed.count);
   if (c->first && (err = write_super (fs, &c->super, state)))
     return err;
-  if ((err = device_flush (fs->dev)))
+  if ((err = flusher_flush (&fs->flusher)))
     return err;
   if ((err = write_wave (fs, &c->set, true)))
     return err;
   if (c->super_dirty && (err = write_super (fs, &c->super, state)))
     return err;
-  if ((err = device_flush (fs->dev)))
+  if ((err = flusher_flush (&fs->flusher)))
     return err;
   if ((err = write_wave (fs, &c->set, false)))
     return err;
-  return device_flush (fs->dev);
+  return flusher_flush (&fs->flusher);
 }
 
 /* Step 6. */
@@ -283,19 +283,14 @@ filesystem_flush (struct filesystem *fs)
 
   if (!fs->writable)
     return 0;
-  if (atomic_load (&fs->aborted) || atomic_load (&fs->flush_failed))
+  if (atomic_load (&fs->aborted))
     return EIO;
   err = commit_up_to (fs, last_changed_tid (fs), &committed);
   /* A commit that began before this call may have flushed before the
    * caller's last overwrite; our own has not.
    */
-  if (!err && !committed) {
-    err = device_flush (fs->dev);
-    if (err && !atomic_exchange (&fs->flush_failed, true))
-      log_error ("the device could not be flushed: flushes fail from now "
-                 "on, because what was lost is not known; restart the "
-                 "server when the device is well");
-  }
+  if (!err && !committed)
+    err = flusher_flush (&fs->flusher);
   return err;
 }
 
@@ -344,11 +339,11 @@ commit_everything (struct filesystem *fs)
   if (err || atomic_load (&fs->aborted))
     return err ? err : EIO;
   if (!fs->unmarked_valid)
-    return device_flush (fs->dev);
+    return flusher_flush (&fs->flusher);
   sb = *fs->e2->super;
   err = write_super (fs, &sb, fs->original_state);
   if (!err)
-    err = device_flush (fs->dev);
+    err = flusher_flush (&fs->flusher);
   if (err) {
     LOCK_FOR_SCOPE (&fs->lock);
     filesystem_abort (fs, "the superblock could not be written", err);

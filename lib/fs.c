@@ -135,6 +135,7 @@ filesystem_free (struct filesystem *fs)
   lock_destroy (&fs->lock);
   lock_destroy (&fs->icache_lock);
   lock_destroy (&fs->commit_lock);
+  flusher_destroy (&fs->flusher);
   free (fs);
 }
 
@@ -158,6 +159,7 @@ filesystem_open (struct device *dev, const struct filesystem_options *opts,
   while ((1u << fs->block_bits) < fs->block_size)
     fs->block_bits++;
   fs->running_tid = 1;
+  flusher_init (&fs->flusher, dev);
   lock_init (&fs->commit_lock, LOCK_COMMIT);
   lock_init (&fs->icache_lock, LOCK_ICACHE);
   lock_init (&fs->lock, LOCK_FS);

@@ -15,6 +15,7 @@
 
 #include "alloc.h"
 #include "device.h"
+#include "flush.h"
 #include "locks.h"
 #include "mcache.h"
 #include "syszone.h"
@@ -37,10 +38,7 @@ struct filesystem {
    */
   atomic_bool aborted;
 
-  /* A device flush failed: what it should have made durable may be
-   * lost, and no later flush can tell.  [atomic: only ever set]
-   */
-  atomic_bool flush_failed;
+  struct flusher flusher;       /* [its own FLUSH] */
 
   struct lock commit_lock;      /* COMMIT */
   _Atomic uint64_t committed_tid; /* [atomic; COMMIT to write] */

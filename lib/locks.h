@@ -19,6 +19,7 @@
  *             lookup.  Exclusive: one edit.  No data I/O under it.
  *   FS        libext2fs handle, allocator, in-memory superblock and
  *             descriptors, dirty metadata.  No *data* I/O under it.
+ *   FLUSH     who waits for which flush of the device
  *   MCACHE    one shard of the metadata cache
  *   DEVICE    only for plugins that must be entered by one thread
  *
@@ -54,6 +55,7 @@ enum lock_rank {
   LOCK_FILL,
   LOCK_MAP,
   LOCK_FS,
+  LOCK_FLUSH,
   LOCK_MCACHE,
   LOCK_DEVICE,
 };
