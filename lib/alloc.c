@@ -395,40 +395,56 @@ search_group (struct filesystem *fs, dgrp_t g, uint32_t from, uint32_t want,
   return found;
 }
 
-/* Order of preference: exactly at GOAL, however short; a run of WANT in
- * GOAL's group after GOAL, in the following groups, in GOAL's group
- * before GOAL; else the longest run seen.
+/* The block is a wish that can be granted. */
+static bool
+is_wish (struct filesystem *fs, uint64_t blk)
+{
+  return blk >= fs->first_block && blk < fs->blocks;
+}
+
+/* The free run exactly at BLK, up to WANT. */
+static void
+run_at (struct filesystem *fs, uint64_t blk, uint32_t want, struct run *run)
+{
+  dgrp_t g = group_of (fs, blk);
+  uint32_t bit = blk - group_first (fs, g), blocks = group_blocks (fs, g);
+  uint32_t end = bit + want < blocks ? bit + want : blocks;
+  struct mbuf *mb;
+
+  if (ext2fs_bg_free_blocks_count (fs->e2, g) == 0 ||
+      bitmap_get (fs, g, &mb) != 0)
+    return;
+  run->group = g;
+  run->bit = bit;
+  run->len = bit_find (busy_map (fs, g, mb), bit, end, true) - bit;
+  mcache_unpin (fs->mc, mb);
+}
+
+/* Order of preference: at the goal, if not much shorter than WANT; a run
+ * of WANT from the goal's elsewhere on, around the filesystem; else the
+ * longest run seen.
  */
 static errcode_t
-find_run (struct filesystem *fs, uint64_t goal, uint32_t want,
+find_run (struct filesystem *fs, const struct goal *goal, uint32_t want,
           struct run *run)
 {
   dgrp_t groups = fs->e2->group_desc_count, first, i;
-  uint32_t bit;
-  struct mbuf *mb;
+  uint64_t from = goal->elsewhere;
 
-  if (goal < fs->first_block || goal >= fs->blocks)
-    goal = fs->first_block;
-  first = group_of (fs, goal);
-  bit = goal - group_first (fs, first);
   memset (run, 0, sizeof *run);
-
-  if (ext2fs_bg_free_blocks_count (fs->e2, first) > 0 &&
-      bitmap_get (fs, first, &mb) == 0) {
-    uint32_t blocks = group_blocks (fs, first);
-    uint32_t end = bit + want < blocks ? bit + want : blocks;
-
-    run->group = first;
-    run->bit = bit;
-    run->len = bit_find (busy_map (fs, first, mb), bit, end, true) - bit;
-    mcache_unpin (fs->mc, mb);
-    if (run->len > 0)
+  if (is_wish (fs, goal->at)) {
+    run_at (fs, goal->at, want, run);
+    if (run->len > 0 && run->len >= want / 4)
       return 0;
   }
+  if (!is_wish (fs, from))
+    from = is_wish (fs, goal->at) ? goal->at : fs->first_block;
+  first = group_of (fs, from);
   for (i = 0; i <= groups; i++) {
     dgrp_t g = (first + i) % groups;
 
-    if (search_group (fs, g, i == 0 ? bit : 0, want, run))
+    if (search_group (fs, g, i == 0 ? from - group_first (fs, g) : 0, want,
+                      run))
       return 0;
     /* On a fragmented disk a shorter run beats reading every bitmap. */
     if (i >= ENOUGH_GROUPS && run->len > 0)
@@ -449,7 +465,7 @@ space_for (struct filesystem *fs, uint64_t n)
 }
 
 errcode_t
-alloc_reserve (struct filesystem *fs, uint64_t goal, uint32_t want,
+alloc_reserve (struct filesystem *fs, const struct goal *goal, uint32_t want,
                uint32_t meta, struct reservation *r)
 {
   struct mbuf *mb;
@@ -517,13 +533,14 @@ errcode_t
 alloc_take_meta (struct filesystem *fs, struct reservation *r, uint64_t goal,
                  uint64_t *blk)
 {
+  const struct goal near = { .at = goal, .elsewhere = goal };
   struct run run;
   errcode_t err;
 
   lock_assert_held (LOCK_FS);
   if (r->meta == 0)
     return EXT2_ET_BLOCK_ALLOC_FAIL;
-  err = find_run (fs, goal, 1, &run);
+  err = find_run (fs, &near, 1, &run);
   if (!err)
     err = change_bits (fs, run.group, run.bit, 1, true);
   if (err)
@@ -682,10 +699,15 @@ uint64_t
 alloc_inode_goal (struct filesystem *fs, ext2_ino_t ino)
 {
   dgrp_t g = (ino - 1) / EXT2_INODES_PER_GROUP (fs->e2->super);
+  struct goal goal = { .at = 0 };
+  struct run run;
 
-  if (g >= fs->e2->group_desc_count)
-    return fs->first_block;
-  return group_first (fs, g);
+  lock_assert_held (LOCK_FS);
+  if (g < fs->e2->group_desc_count)
+    goal.elsewhere = group_first (fs, g);
+  if (find_run (fs, &goal, 1, &run) != 0)
+    return 0;
+  return group_first (fs, run.group) + run.bit;
 }
 
 errcode_t

@@ -75,11 +75,19 @@ struct reservation {
 extern errcode_t alloc_init (struct filesystem *fs);
 extern void alloc_free (struct filesystem *fs);
 
+/* Where a run should be: AT this block, or else looked for from
+ * ELSEWHERE on.  Either may lie outside the filesystem (no wish).
+ */
+struct goal {
+  uint64_t at;
+  uint64_t elsewhere;
+};
+
 /* Reserves up to WANT contiguous data blocks (at least 1 unless WANT is
- * 0), at GOAL if possible, and promises META tree blocks.
+ * 0), and promises META tree blocks.
  * EXT2_ET_BLOCK_ALLOC_FAIL when space is short: nothing is reserved.
  */
-extern errcode_t alloc_reserve (struct filesystem *fs, uint64_t goal,
+extern errcode_t alloc_reserve (struct filesystem *fs, const struct goal *goal,
                                 uint32_t want, uint32_t meta,
                                 struct reservation *r);
 
@@ -117,7 +125,9 @@ extern errcode_t alloc_free_now (struct filesystem *fs, uint64_t blk,
  */
 extern errcode_t alloc_prepare_freeze (struct filesystem *fs);
 
-/* Where to look first for an inode's blocks. */
+/* Where the blocks of an inode that has none yet should start: the first
+ * free block of its group.
+ */
 extern uint64_t alloc_inode_goal (struct filesystem *fs, ext2_ino_t ino);
 
 #endif /* EXT2SERVE_ALLOC_H */

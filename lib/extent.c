@@ -430,6 +430,29 @@ extent_lookup (struct inode *inode, uint64_t lblk, struct mapping *m)
   return m->len > 0 ? 0 : corrupt (inode, 0, "extents overlap");
 }
 
+bool
+extent_goal (struct inode *inode, uint64_t lblk, uint64_t *goal)
+{
+  struct ext3_extent_header *eh;
+  struct path p;
+  struct entry e;
+  unsigned i;
+  bool found;
+
+  if (path_find (inode, lblk, &p) != 0)
+    return false;
+  eh = p.node[p.depth].eh;
+  i = search_leaf (eh, lblk);
+  found = entries (eh) > 0;
+  if (found) {
+    get_entry (eh, i > 0 ? i - 1 : 0, &e);
+    found = lblk >= e.lblk || e.pblk > e.lblk - lblk;
+    *goal = e.pblk + lblk - e.lblk;
+  }
+  path_release (inode, &p);
+  return found;
+}
+
 /* Editing. */
 
 struct entry_list {

@@ -14,6 +14,12 @@ extern errcode_t extent_check_root (struct inode *inode);
 extern errcode_t extent_lookup (struct inode *inode, uint64_t lblk,
                                 struct mapping *m);
 
+/* Where LBLK, a hole, would lie if the file continued in a straight line
+ * from its nearest extent in the same leaf; false if there is none.
+ */
+extern bool extent_goal (struct inode *inode, uint64_t lblk,
+                         uint64_t *goal);
+
 /* Makes [START, END) of the leaf that covers START: PBLK on in STATE, or
  * a hole (MAP_HOLE), freeing what it drops if FREE_OLD.  *NEXT is where
  * the leaf's part of the range ended.  Nothing has changed when an error

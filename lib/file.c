@@ -225,7 +225,7 @@ unmap_locked (struct inode *inode, uint64_t start, uint64_t end,
   /* A hole in the middle of an extent can split a leaf, which takes a
    * block; most need none, so go on without.
    */
-  if (alloc_reserve (fs, 0, 0, MAP_MAX_META, &r) != 0)
+  if (alloc_reserve (fs, NULL, 0, MAP_MAX_META, &r) != 0)
     memset (&r, 0, sizeof r);
   err = map_remove (inode, start, end, &r, next);
   alloc_release (fs, &r);
@@ -298,7 +298,7 @@ unwrite (struct inode *inode, uint64_t start, uint64_t count, uint64_t *done)
     m.len = MAP_MAX_INSERT;
   err = filesystem_begin_change (fs);
   if (!err)
-    err = alloc_reserve (fs, 0, 0, MAP_MAX_META, &r);
+    err = alloc_reserve (fs, NULL, 0, MAP_MAX_META, &r);
   if (err)
     goto out;
   err = map_convert (inode, start, m.len, MAP_UNWRITTEN, &r);

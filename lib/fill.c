@@ -153,20 +153,20 @@ struct fill {
 
 static errcode_t
 lookup_and_goal (struct inode *inode, uint64_t lblk, struct mapping *m,
-                 uint64_t *goal)
+                 struct goal *goal)
 {
   errcode_t err;
 
   inode_map_lock_shared (inode);
   err = map_lookup (inode, lblk, m);
   if (!err && m->state == MAP_HOLE)
-    *goal = map_goal (inode, lblk);
+    map_goal (inode, lblk, goal);
   inode_map_unlock_shared (inode);
   return err;
 }
 
 static errcode_t
-reserve (struct inode *inode, struct fill *f, uint64_t goal)
+reserve (struct inode *inode, struct fill *f, const struct goal *goal)
 {
   struct filesystem *fs = inode->fs;
   bool hole = f->m.state == MAP_HOLE;
@@ -261,7 +261,7 @@ fill_listed (struct inode *inode, struct fill *f, const void *buf,
              uint64_t *done)
 {
   struct filesystem *fs = inode->fs;
-  uint64_t goal = 0;
+  struct goal goal = { .at = 0 };
   errcode_t err;
 
   err = lookup_and_goal (inode, offset >> fs->block_bits, &f->m, &goal);
@@ -272,7 +272,7 @@ fill_listed (struct inode *inode, struct fill *f, const void *buf,
   if (f->m.state == MAP_WRITTEN)
     return 0;
   if (f->m.state == MAP_HOLE || f->kind != FILL_UNWRITTEN) {
-    err = reserve (inode, f, goal);
+    err = reserve (inode, f, &goal);
     if (err)
       return err;
   }

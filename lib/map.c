@@ -77,13 +77,27 @@ map_remove (struct inode *inode, uint64_t start, uint64_t end,
   return indirect_remove (inode, start, end, next);
 }
 
-uint64_t
-map_goal (struct inode *inode, uint64_t lblk)
+static uint64_t
+goal_at (struct inode *inode, uint64_t lblk)
 {
   struct mapping m;
+  uint64_t at;
 
-  if (lblk > 0 && map_lookup (inode, lblk - 1, &m) == 0 &&
-      m.state != MAP_HOLE)
+  if (inode->kind == MAPPED_BY_EXTENTS) {
+    if (extent_goal (inode, lblk, &at))
+      return at;
+  }
+  else if (lblk > 0 && indirect_lookup (inode, lblk - 1, &m) == 0 &&
+           m.state != MAP_HOLE)
     return m.pblk + 1;
-  return alloc_inode_goal (inode->fs, inode->ino);
+
+  LOCK_FOR_SCOPE (&inode->fs->lock);
+  return alloc_inode_goal (inode->fs, inode->ino) + lblk;
+}
+
+void
+map_goal (struct inode *inode, uint64_t lblk, struct goal *goal)
+{
+  goal->at = goal_at (inode, lblk);
+  goal->elsewhere = goal->at + (inode->size >> inode->fs->block_bits) - lblk;
 }

@@ -61,7 +61,13 @@ extern errcode_t map_remove (struct inode *inode, uint64_t start,
                              uint64_t end, struct reservation *r,
                              uint64_t *next);
 
-/* Where the block before LBLK suggests to allocate LBLK. */
-extern uint64_t map_goal (struct inode *inode, uint64_t lblk);
+/* Where to look for a block for LBLK, a hole.  A file filled at random
+ * comes to lie in order if each block goes where a straight line from
+ * its neighbours, or from the inode's group, leads.  Where that is taken,
+ * behind the line's end: next to it would push other blocks off.
+ * Locks: MAP.
+ */
+extern void map_goal (struct inode *inode, uint64_t lblk,
+                      struct goal *goal);
 
 #endif /* EXT2SERVE_MAP_H */
