@@ -12,226 +12,10 @@
 #include "alloc.h"
 #include "errors.h"
 #include "fs.h"
+#include "group.h"
 
 /* Groups to look through for a run of the wanted length. */
 #define ENOUGH_GROUPS 16
-
-/* Bits.  Bit N of a bitmap is block N of its group, least significant
- * first within a byte.
- */
-
-static bool
-bit_test (const uint8_t *map, uint32_t n)
-{
-  return (map[n / 8] >> (n % 8)) & 1;
-}
-
-static void
-bit_set (uint8_t *map, uint32_t n)
-{
-  map[n / 8] |= 1u << (n % 8);
-}
-
-static void
-bit_clear (uint8_t *map, uint32_t n)
-{
-  map[n / 8] &= ~(1u << (n % 8));
-}
-
-/* First bit in [FROM, TO) that is SET or clear; TO if none. */
-static uint32_t
-bit_find (const uint8_t *map, uint32_t from, uint32_t to, bool set)
-{
-  const uint8_t skip = set ? 0 : 0xff;
-
-  while (from < to) {
-    if (from % 8 == 0) {
-      while (from + 64 <= to) {
-        uint64_t w;
-
-        memcpy (&w, map + from / 8, sizeof w);
-        if (w != (set ? 0 : ~UINT64_C (0)))
-          break;
-        from += 64;
-      }
-      if (from < to && map[from / 8] == skip) {
-        from += 8;
-        continue;
-      }
-    }
-    if (from < to && bit_test (map, from) == set)
-      return from;
-    from++;
-  }
-  return to;
-}
-
-static uint32_t
-count_clear (const uint8_t *map, uint32_t bits)
-{
-  uint32_t n = 0, i = 0;
-
-  for (; i + 64 <= bits; i += 64) {
-    uint64_t w;
-
-    memcpy (&w, map + i / 8, sizeof w);
-    n += 64 - __builtin_popcountll (w);
-  }
-  for (; i < bits; i++)
-    n += !bit_test (map, i);
-  return n;
-}
-
-/* Groups. */
-
-static uint64_t
-group_first (struct filesystem *fs, dgrp_t g)
-{
-  return fs->first_block
-    + (uint64_t) g * EXT2_BLOCKS_PER_GROUP (fs->e2->super);
-}
-
-static uint32_t
-group_blocks (struct filesystem *fs, dgrp_t g)
-{
-  uint64_t left = fs->blocks - group_first (fs, g);
-  uint32_t per_group = EXT2_BLOCKS_PER_GROUP (fs->e2->super);
-
-  return left < per_group ? (uint32_t) left : per_group;
-}
-
-static dgrp_t
-group_of (struct filesystem *fs, uint64_t blk)
-{
-  return (blk - fs->first_block) / EXT2_BLOCKS_PER_GROUP (fs->e2->super);
-}
-
-static void
-group_is_bad (struct filesystem *fs, dgrp_t g, const char *why)
-{
-  struct group_state *gs = &fs->alloc.groups[g];
-
-  if (!gs->bad)
-    log_error ("block group %u: %s: not allocating there, run e2fsck -f",
-               (unsigned) g, why);
-  gs->bad = true;
-}
-
-/* Set bits for the metadata and the padding of group G: what the bitmap
- * of a group that was never initialised consists of.
- */
-static void
-init_bitmap (struct filesystem *fs, dgrp_t g, uint8_t *map)
-{
-  uint64_t first = group_first (fs, g);
-  uint32_t n = group_blocks (fs, g), b;
-  size_t i;
-
-  memset (map, 0, fs->block_size);
-  for (i = syszone_search (&fs->zones, first);
-       i < fs->zones.count && fs->zones.zones[i].start < first + n; i++) {
-    uint64_t start = fs->zones.zones[i].start;
-    uint64_t end = fs->zones.zones[i].end;
-
-    if (start < first)
-      start = first;
-    if (end > first + n)
-      end = first + n;
-    for (; start < end; start++)
-      bit_set (map, start - first);
-  }
-  for (b = n; b < fs->block_size * 8; b++)
-    bit_set (map, b);
-}
-
-/* Whatever the descriptor claims, blocks of the group that hold fixed
- * metadata must be marked in use: otherwise files would overwrite them.
- */
-static bool
-zones_marked (struct filesystem *fs, dgrp_t g, const uint8_t *map)
-{
-  uint64_t first = group_first (fs, g);
-  uint32_t n = group_blocks (fs, g);
-  size_t i;
-
-  for (i = syszone_search (&fs->zones, first);
-       i < fs->zones.count && fs->zones.zones[i].start < first + n; i++) {
-    uint64_t start = fs->zones.zones[i].start;
-    uint64_t end = fs->zones.zones[i].end;
-
-    if (start < first)
-      start = first;
-    if (end > first + n)
-      end = first + n;
-    if (bit_find (map, start - first, end - first, false) != end - first)
-      return false;
-  }
-  return true;
-}
-
-/* Returns the pinned bitmap block of G, verified; NULL data means that
- * the group cannot be used (said once).
- */
-static errcode_t
-bitmap_get (struct filesystem *fs, dgrp_t g, struct mbuf **mbp)
-{
-  struct group_state *gs = &fs->alloc.groups[g];
-  struct ext2_super_block *sb = fs->e2->super;
-  struct mbuf *mb;
-  errcode_t err;
-
-  if (gs->bad)
-    return EXT2_FILSYS_CORRUPTED;
-  if (!gs->checked && !ext2fs_group_desc_csum_verify (fs->e2, g)) {
-    group_is_bad (fs, g, "the descriptor's checksum is wrong");
-    return EXT2_FILSYS_CORRUPTED;
-  }
-  if (!gs->checked && ext2fs_has_group_desc_csum (fs->e2) &&
-      ext2fs_bg_flags_test (fs->e2, g, EXT2_BG_BLOCK_UNINIT)) {
-    err = mcache_zeroed (fs->mc, ext2fs_block_bitmap_loc (fs->e2, g), &mb);
-    if (err)
-      return err;
-    init_bitmap (fs, g, mb->data);
-    /* It is not on the device: from here on only the cache has it. */
-    err = mcache_dirty (fs->mc, mb, MCLASS_BITMAP, false);
-    if (err) {
-      mcache_unpin (fs->mc, mb);
-      mcache_forget (fs->mc, ext2fs_block_bitmap_loc (fs->e2, g));
-      return err;
-    }
-  }
-  else {
-    err = mcache_read (fs->mc, ext2fs_block_bitmap_loc (fs->e2, g), &mb);
-    if (err) {
-      group_is_bad (fs, g, "the block bitmap cannot be read");
-      return err;
-    }
-    if (!gs->checked &&
-        !ext2fs_block_bitmap_csum_verify (fs->e2, g, (char *) mb->data,
-                                          EXT2_CLUSTERS_PER_GROUP (sb) / 8)) {
-      group_is_bad (fs, g, "the block bitmap's checksum is wrong");
-      goto bad;
-    }
-  }
-  if (!gs->checked) {
-    if (!zones_marked (fs, g, mb->data)) {
-      group_is_bad (fs, g, "the block bitmap has metadata marked free");
-      goto bad;
-    }
-    if (count_clear (mb->data, group_blocks (fs, g)) !=
-        ext2fs_bg_free_blocks_count (fs->e2, g)) {
-      group_is_bad (fs, g, "the block bitmap and the free count disagree");
-      goto bad;
-    }
-    gs->checked = true;
-  }
-  *mbp = mb;
-  return 0;
-
- bad:
-  mcache_unpin (fs->mc, mb);
-  return EXT2_FILSYS_CORRUPTED;
-}
 
 /* The map in which a clear bit means "may be handed out" (inv 1). */
 static const uint8_t *
@@ -317,12 +101,12 @@ change_bits (struct filesystem *fs, dgrp_t g, uint32_t bit, uint32_t n,
   uint32_t i;
   errcode_t err;
 
-  err = bitmap_get (fs, g, &mb);
+  err = group_bitmap (fs, g, &mb);
   if (err)
     return err;
   if (bit_find (mb->data, bit, bit + n, allocate) != bit + n) {
     /* Two owners for one block, or a bitmap that never knew of it. */
-    group_is_bad (fs, g, allocate
+    group_set_bad (fs, g, allocate
                   ? "a reserved block is already allocated"
                   : "a block to be freed is already free");
     err = EXT2_FILSYS_CORRUPTED;
@@ -372,7 +156,7 @@ search_group (struct filesystem *fs, dgrp_t g, uint32_t from, uint32_t want,
   bool found = false;
 
   if (ext2fs_bg_free_blocks_count (fs->e2, g) == 0 ||
-      bitmap_get (fs, g, &mb) != 0)
+      group_bitmap (fs, g, &mb) != 0)
     return false;
   map = busy_map (fs, g, mb);
   for (start = from; start < blocks; start = end) {
@@ -412,7 +196,7 @@ run_at (struct filesystem *fs, uint64_t blk, uint32_t want, struct run *run)
   struct mbuf *mb;
 
   if (ext2fs_bg_free_blocks_count (fs->e2, g) == 0 ||
-      bitmap_get (fs, g, &mb) != 0)
+      group_bitmap (fs, g, &mb) != 0)
     return;
   run->group = g;
   run->bit = bit;
@@ -483,7 +267,7 @@ alloc_reserve (struct filesystem *fs, const struct goal *goal, uint32_t want,
     err = find_run (fs, goal, want, &run);
     if (err)
       return err;
-    err = bitmap_get (fs, run.group, &mb);
+    err = group_bitmap (fs, run.group, &mb);
     if (err)
       return err;
     err = reserve_range (fs, run.group, mb, run.bit, run.len);

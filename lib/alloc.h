@@ -33,6 +33,8 @@
 
 #include <ext2fs/ext2fs.h>
 
+#include "group.h"
+
 struct filesystem;
 
 struct free_range {
@@ -43,14 +45,6 @@ struct free_range {
 struct free_list {
   struct free_range *ranges;
   size_t count, size;
-};
-
-struct group_state {
-  uint8_t *busy;                /* bitmap | reserved, while any reserved */
-  uint32_t reserved;            /* blocks of this group now reserved */
-  bool checked;                 /* bitmap verified once */
-  bool bad;                     /* cannot be used; said once */
-  bool bitmap_dirty;            /* checksum to be set at the next freeze */
 };
 
 struct allocator {
