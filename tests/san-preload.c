@@ -7,6 +7,7 @@
 
 #include <config.h>
 
+#include <locale.h>
 #include <stdlib.h>
 
 int dlclose (void *handle);
@@ -27,4 +28,12 @@ int __attribute__ ((visibility ("default")))
 dlclose (void *handle)
 {
   return 0;
+}
+
+/* libp11-kit, which comes with GnuTLS, frees a locale when the process
+ * ends; under libtsan that waits for ever for a lock inside libc.
+ */
+void __attribute__ ((visibility ("default")))
+freelocale (locale_t locale)
+{
 }

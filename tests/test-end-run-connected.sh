@@ -9,6 +9,7 @@
 source "${srcdir:-$(dirname "$0")}/functions.sh"
 requires mke2fs debugfs e2fsck dumpe2fs python3
 requires_nbdsh
+no_leak_check
 
 img=$tmp/disk.img
 make_raw "$tmp/vm.raw" 8M 0:2M
@@ -28,7 +29,7 @@ export nbd_python tmp
 bounded "$NBDKIT" -U - --filter=ext2 file "$img" ext2file=/vm.raw \
     --run '"$nbd_python" -m nbd -u "$uri" -c - < "$tmp/client.py"' 2>"$log"
 check_log
-python3 - <<END
+python - <<END
 with open("$tmp/vm.raw", "r+b") as f:
     for i in range(40):
         f.seek(1000000 + i * 150000)

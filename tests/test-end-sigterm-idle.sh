@@ -9,6 +9,7 @@
 source "${srcdir:-$(dirname "$0")}/functions.sh"
 requires mke2fs debugfs e2fsck dumpe2fs python3
 requires_nbdsh
+no_leak_check
 
 img=$tmp/disk.img
 make_raw "$tmp/vm.raw" 8M 0:2M

@@ -9,6 +9,7 @@
 source "${srcdir:-$(dirname "$0")}/functions.sh"
 requires mke2fs debugfs e2fsck dumpe2fs python3
 requires_client client-shadow
+no_leak_check
 
 for fs in ext4 ext2; do
     img=$tmp/disk.img
@@ -22,7 +23,8 @@ for fs in ext4 ext2; do
            -m "$tmp/mask" "$uri" &
     client=$!
     sleep 2
-    stop
+    kill -TERM "$pid"
+    ended
     wait $client
     check_clean "$img"
     dump "$img" /vm.raw "$tmp/out"

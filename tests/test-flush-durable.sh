@@ -36,13 +36,23 @@ for i, (offset, size) in enumerate(((0, 5000), (3 << 20, 1 << 20),
     shutil.copyfile("$img", "$tmp/copy%d.img" % i)
     with open("$tmp/expected%d" % i, "wb") as f:
         f.write(expected)
+# Zeroes may make holes: what they free is free on disk.
+h.zero(200 * 1024, 3 << 20)
+h.trim(64 * 1024, (3 << 20) + (600 << 10))
+expected[3 << 20:(3 << 20) + (200 << 10)] = bytes(200 << 10)
+start = (3 << 20) + (600 << 10)
+expected[start:start + (64 << 10)] = h.pread(64 << 10, start)
+b.flush()
+shutil.copyfile("$img", "$tmp/copy4.img")
+with open("$tmp/expected4", "wb") as f:
+    f.write(expected)
 END
-    for i in 0 1 2 3; do
+    for i in 0 1 2 3 4; do
         check_consistent "$tmp/copy$i.img"
         dump "$tmp/copy$i.img" /vm.raw "$tmp/out"
         same "$tmp/out" "$tmp/expected$i"
     done
     stop
-    check_file "$img" /vm.raw "$tmp/expected3"
+    check_file "$img" /vm.raw "$tmp/expected4"
     echo "$fs: flushed writes are in the image"
 done

@@ -20,11 +20,18 @@ serve_file "$img" /vm.raw
 for i in 1 2 3 4 5; do
     nbd_script <<END
 h.pwrite(bytes([$i]) * 100000, $i * 600000)
+h.flush()                       # from here on the image is not clean
+h.pwrite(bytes([$i]) * 100000, $i * 600000)
 END
     wait_clean "$img"
     cp --sparse=always "$img" "$tmp/copy.img"
-    head -c 100000 /dev/zero | tr '\\0' "\\00$i" |
-        dd of="$tmp/vm.raw" bs=100000 seek=$((i * 6)) conv=notrunc status=none
+    python - "$tmp/vm.raw" "$i" <<'END'
+import sys
+i = int(sys.argv[2])
+with open(sys.argv[1], "r+b") as f:
+    f.seek(i * 600000)
+    f.write(bytes([i]) * 100000)
+END
     check_file "$tmp/copy.img" /vm.raw "$tmp/vm.raw"
 done
 stop

@@ -1,0 +1,414 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/* SPDX-FileCopyrightText: 2026 the nbdkit-ext2 authors */
+
+/* The same requests again and again, each time with another call of the
+ * device failing, or the power going off after it.  Whatever fails,
+ * somebody is told; what can be read is right; and after e2fsck -p
+ * everything flushed before is there.
+ */
+
+#include <config.h>
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "image.h"
+
+#define SIZE (UINT64_C (400) * 1024 + 123)
+
+/* Two views of the file's bytes: what a read must return now, and what
+ * must be there after a crash or failure (safe).  A byte is unknown in a
+ * view when a request on it has failed, in the safe view also when it
+ * has been changed since the last flush.
+ */
+struct view {
+  uint8_t *data, *unknown;
+};
+
+struct run {
+  struct memdev *md;
+  struct filesystem *fs;
+  struct inode *inode;
+  struct rng rng;
+  struct view now, safe;
+  bool told;                    /* some request has failed */
+};
+
+static void
+view_init (struct view *v)
+{
+  v->data = calloc (1, SIZE);
+  v->unknown = calloc (1, SIZE);
+  assert_non_null (v->data);
+  assert_non_null (v->unknown);
+}
+
+static void
+view_free (struct view *v)
+{
+  free (v->data);
+  free (v->unknown);
+}
+
+static void
+view_check (const struct view *v, struct inode *inode, const char *what)
+{
+  uint8_t *buf = malloc (SIZE);
+  uint64_t i;
+
+  assert_non_null (buf);
+  assert_ok (file_read (inode, buf, SIZE, 0));
+  for (i = 0; i < SIZE; i++)
+    if (!v->unknown[i] && buf[i] != v->data[i])
+      fail_msg ("%s: byte %llu is 0x%02x, not 0x%02x", what,
+                (unsigned long long) i, buf[i], v->data[i]);
+  free (buf);
+}
+
+/* A request on the range has made it DATA, or failed. */
+static void
+note (struct run *r, errcode_t err, const uint8_t *data, uint64_t count,
+      uint64_t offset, unsigned flags)
+{
+  if (err) {
+    r->told = true;
+    memset (r->now.unknown + offset, 1, count);
+    memset (r->safe.unknown + offset, 1, count);
+    return;
+  }
+  memcpy (r->now.data + offset, data, count);
+  memset (r->now.unknown + offset, 0, count);
+  if (flags & FILE_FUA)
+    memcpy (r->safe.data + offset, data, count);
+  memset (r->safe.unknown + offset, !(flags & FILE_FUA), count);
+}
+
+static void
+flush (struct run *r)
+{
+  if (filesystem_flush (r->fs) != 0) {
+    r->told = true;
+    return;
+  }
+  memcpy (r->safe.data, r->now.data, SIZE);
+  memcpy (r->safe.unknown, r->now.unknown, SIZE);
+}
+
+static void
+one_request (struct run *r)
+{
+  static const uint8_t zeros[20000];
+  uint8_t data[20000];
+  uint64_t offset = rng_below (&r->rng, SIZE), count, bs, end;
+  unsigned flags = rng_below (&r->rng, 8) ? 0 : FILE_FUA;
+  errcode_t err;
+
+  count = rng_below (&r->rng, 3) ? 1500 : sizeof data;
+  count = 1 + rng_below (&r->rng, count);
+  if (count > SIZE - offset)
+    count = SIZE - offset;
+  switch (rng_below (&r->rng, 10)) {
+  case 0: case 1: case 2: case 3: case 4:
+    rng_fill (&r->rng, data, count);
+    err = file_write (r->inode, data, count, offset, flags);
+    note (r, err, data, count, offset, flags);
+    break;
+  case 5: case 6:
+    bs = r->fs->block_size;
+    offset = offset / bs * bs;
+    end = offset + count < SIZE ? (offset + count) / bs * bs : SIZE;
+    if (end <= offset)
+      break;
+    err = file_trim (r->inode, end - offset, offset, flags);
+    note (r, err, zeros, end - offset, offset, flags);
+    break;
+  case 7:
+    flags |= FILE_MAY_TRIM;
+    /* fall through */
+  case 8:
+    err = file_zero (r->inode, count, offset, flags);
+    note (r, err, zeros, count, offset, flags);
+    break;
+  case 9:
+    flush (r);
+    break;
+  }
+}
+
+/* The image that every run starts from: some two hundred extents. */
+static struct memdev *
+make_image (const char *args, struct view *v)
+{
+  const struct image_file list[] = { { "f", SIZE, false }, { NULL } };
+  struct memdev *md = image_make (args, UINT64_C (4) << 20, list);
+  struct filesystem *fs = image_open (md);
+  struct inode *inode = image_iget (fs, "f");
+  struct rng rng = { 5 };
+  uint64_t at;
+
+  /* One block in two: nothing can be merged, and in ascending order the
+   * leaves of a tree are full, so that many requests split one.
+   */
+  for (at = 0; at < SIZE; at += 2048) {
+    uint64_t n = SIZE - at < 1024 ? SIZE - at : 1024;
+
+    rng_fill (&rng, v->data + at, n);
+    assert_ok (file_write (inode, v->data + at, n, at, 0));
+  }
+  image_close (fs, inode);
+  image_assert_clean (md);
+  return md;
+}
+
+static void
+run_start (struct run *r, struct memdev *image, const struct view *v)
+{
+  memset (r, 0, sizeof *r);
+  r->md = memdev_copy (image);
+  r->fs = image_open (r->md);
+  r->inode = image_iget (r->fs, "f");
+  r->rng.state = 77;
+  view_init (&r->now);
+  view_init (&r->safe);
+  memcpy (r->now.data, v->data, SIZE);
+  memcpy (r->safe.data, v->data, SIZE);
+}
+
+static void
+run_requests (struct run *r, unsigned n)
+{
+  while (n-- > 0)
+    one_request (r);
+  flush (r);
+}
+
+static void
+run_end (struct run *r)
+{
+  iput (r->inode);
+  if (filesystem_close (r->fs) != 0)
+    r->told = true;
+  else {
+    memcpy (r->safe.data, r->now.data, SIZE);
+    memcpy (r->safe.unknown, r->now.unknown, SIZE);
+  }
+}
+
+static void
+run_free (struct run *r)
+{
+  view_free (&r->now);
+  view_free (&r->safe);
+  memdev_free (r->md);
+}
+
+/* What is on the device can be repaired without loss. */
+static void
+check_device (struct memdev *md, const struct view *safe)
+{
+  struct filesystem *fs;
+  struct inode *inode;
+
+  assert_in_range (image_fsck (md, "-fp", 1), 0, 1);
+  image_assert_clean (md);
+  md->dev.writable = false;
+  fs = image_open (md);
+  inode = image_iget (fs, "f");
+  view_check (safe, inode, "after e2fsck");
+  image_close (fs, inode);
+}
+
+#define REQUESTS 60
+
+static void
+fail_each (const char *args, unsigned mask, uint64_t count, errcode_t error,
+           unsigned stride, bool must_tell)
+{
+  struct view v;
+  struct memdev *image;
+  struct run r;
+  uint64_t n, calls;
+
+  if (image_scale (8) < 8)
+    stride *= 5;
+  view_init (&v);
+  image = make_image (args, &v);
+
+  run_start (&r, image, &v);
+  calls = memdev_count (r.md, mask);
+  run_requests (&r, REQUESTS);
+  run_end (&r);
+  assert_false (r.told);
+  calls = memdev_count (r.md, mask) - calls;
+  image_assert_clean (r.md);
+  check_device (r.md, &r.safe);
+  run_free (&r);
+
+  for (n = 1; n <= calls; n += stride) {
+    run_start (&r, image, &v);
+    memdev_fail (r.md, mask, n, count, error);
+    run_requests (&r, REQUESTS);
+    /* Only a dead device cannot be read, and a fault still to come. */
+    if (memdev_has_failed (r.md))
+      view_check (&r.now, r.inode, "with a fault");
+    run_end (&r);
+    assert_true (memdev_has_failed (r.md));
+    if (must_tell && !r.told)
+      fail_msg ("the failure of call %llu was not reported",
+                (unsigned long long) n);
+    memdev_heal (r.md);
+    check_device (r.md, &r.safe);
+    run_free (&r);
+  }
+  view_free (&v);
+  memdev_free (image);
+}
+
+#define EXTENTS "-t ext4 -b 1024 -O ^has_journal -N 32"
+#define BLOCKS "-t ext2 -b 1024 -N 32"
+
+#define CHANGES (MEMDEV_MASK (MEMDEV_WRITE) | MEMDEV_MASK (MEMDEV_ZERO) | \
+                 MEMDEV_MASK (MEMDEV_FLUSH))
+
+static void
+test_one_extents (void **state)
+{
+  (void) state;
+  fail_each (EXTENTS, CHANGES, 1, EIO, 2, true);
+}
+
+static void
+test_one_blocks (void **state)
+{
+  (void) state;
+  fail_each (BLOCKS, CHANGES, 1, EIO, 2, true);
+}
+
+static void
+test_dead_extents (void **state)
+{
+  (void) state;
+  fail_each (EXTENTS, CHANGES, UINT64_MAX, EIO, 5, true);
+}
+
+static void
+test_dead_blocks (void **state)
+{
+  (void) state;
+  fail_each (BLOCKS, CHANGES, UINT64_MAX, EIO, 5, true);
+}
+
+static void
+test_full (void **state)
+{
+  (void) state;
+  fail_each (EXTENTS, MEMDEV_MASK (MEMDEV_WRITE), UINT64_MAX, ENOSPC, 5,
+             true);
+}
+
+/* A read that fails may cost a bitmap, without which one can do. */
+static void
+test_reads (void **state)
+{
+  (void) state;
+  fail_each (EXTENTS, MEMDEV_MASK (MEMDEV_READ), 1, EIO, 2, false);
+  fail_each (BLOCKS, MEMDEV_MASK (MEMDEV_READ), 1, EIO, 2, false);
+}
+
+/* Advice may fail without anybody caring. */
+static void
+test_trims (void **state)
+{
+  (void) state;
+  fail_each (EXTENTS, MEMDEV_MASK (MEMDEV_TRIM), UINT64_MAX, EIO, 10, false);
+}
+
+/* A power cut within request K: neither what was safe before it nor what
+ * is after it can be counted on where they differ.
+ */
+static void
+view_during (const struct view *before, const struct view *after,
+             struct view *v)
+{
+  uint64_t i;
+
+  memcpy (v->data, before->data, SIZE);
+  for (i = 0; i < SIZE; i++)
+    v->unknown[i] = before->unknown[i] || after->unknown[i] ||
+      before->data[i] != after->data[i];
+}
+
+static void
+cut_each (const char *args, unsigned seeds, unsigned stride)
+{
+  struct view v, safe[REQUESTS + 1];
+  size_t at[REQUESTS + 1], n;
+  struct memdev *image, *cut;
+  struct run r;
+  unsigned k, seed;
+
+  view_init (&v);
+  image = make_image (args, &v);
+  run_start (&r, image, &v);
+  memdev_log_start (r.md);
+  for (k = 0; k <= REQUESTS; k++) {
+    view_init (&safe[k]);
+    memcpy (safe[k].data, r.safe.data, SIZE);
+    memcpy (safe[k].unknown, r.safe.unknown, SIZE);
+    at[k] = r.md->log_count;
+    if (k < REQUESTS)
+      one_request (&r);
+  }
+  memdev_log_stop (r.md);
+  run_end (&r);
+  assert_false (r.told);
+
+  for (k = 0; k < REQUESTS; k++) {
+    view_during (&safe[k], &safe[k + 1], &v);
+    for (n = at[k]; n < at[k + 1]; n += stride)
+      for (seed = 0; seed < seeds; seed++) {
+        cut = memdev_power_cut (r.md, n, seed);
+        check_device (cut, &v);
+        memdev_free (cut);
+      }
+  }
+  for (k = 0; k <= REQUESTS; k++)
+    view_free (&safe[k]);
+  run_free (&r);
+  view_free (&v);
+  memdev_free (image);
+}
+
+static void
+test_cut_extents (void **state)
+{
+  (void) state;
+  cut_each (EXTENTS, 3, image_scale (8) < 8 ? 17 : 5);
+}
+
+static void
+test_cut_blocks (void **state)
+{
+  (void) state;
+  cut_each (BLOCKS, 3, image_scale (8) < 8 ? 17 : 5);
+}
+
+int
+main (void)
+{
+  const struct CMUnitTest tests[] = {
+    cmocka_unit_test (test_cut_extents),
+    cmocka_unit_test (test_cut_blocks),
+    cmocka_unit_test (test_one_extents),
+    cmocka_unit_test (test_one_blocks),
+    cmocka_unit_test (test_dead_extents),
+    cmocka_unit_test (test_dead_blocks),
+    cmocka_unit_test (test_full),
+    cmocka_unit_test (test_reads),
+    cmocka_unit_test (test_trims),
+  };
+
+  image_init ();
+  return cmocka_run_group_tests (tests, NULL, NULL);
+}
