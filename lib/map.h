@@ -30,7 +30,7 @@ struct mapping {
 /* Tree blocks that one call of map_insert, map_convert or map_remove may
  * need at most.
  */
-#define MAP_MAX_META 8
+#define MAP_MAX_META 12
 
 /* Looks up LBLK.  The length stops at the end of the leaf at the latest,
  * so ask again.  Locks: MAP, or FS.

@@ -374,6 +374,13 @@ mcache_dirty (struct mcache *mc, struct mbuf *mb, enum mclass mclass,
   return 0;
 }
 
+bool
+mcache_is_fresh (const struct mbuf *mb)
+{
+  lock_assert_held (LOCK_FS);
+  return mb->dirty && mb->fresh;
+}
+
 static void
 dirty_array_remove (struct mcache *mc, struct mbuf *mb)
 {

@@ -107,6 +107,11 @@ extern void mcache_unpin (struct mcache *mc, struct mbuf *mb);
 extern errcode_t mcache_dirty (struct mcache *mc, struct mbuf *mb,
                                enum mclass mclass, bool fresh);
 
+/* Is MB new in the running set, so that nothing on disk points at it?
+ * Locks: FS.
+ */
+extern bool mcache_is_fresh (const struct mbuf *mb);
+
 /* Block BLKNO has been freed: its content will never be written (a
  * copy already frozen still is: it precedes the freeing).  Locks: FS.
  */

@@ -118,13 +118,17 @@ CHANGE (not_valid, sb->s_state &= ~EXT2_VALID_FS)
 
 /* Larger than a bitmap block has bits. */
 CHANGE (many_blocks_per_group, sb->s_blocks_per_group = 65528;
-        sb->s_clusters_per_group = 65528)
+        sb->s_clusters_per_group = 65528;
+        sb->s_inodes_count = sb->s_inodes_per_group * 2;
+        sb->s_free_inodes_count = 0)
 CHANGE (many_inodes_per_group, sb->s_inodes_per_group = 65528;
         sb->s_inodes_count = 65528)
-CHANGE (few_blocks_per_group, sb->s_blocks_per_group = 8;
-        sb->s_clusters_per_group = 8)
+CHANGE (few_blocks_per_group, sb->s_blocks_per_group = 256;
+        sb->s_clusters_per_group = 256;
+        sb->s_inodes_count = sb->s_inodes_per_group * 320)
 CHANGE (odd_blocks_per_group, sb->s_blocks_per_group -= 1;
-        sb->s_clusters_per_group -= 1)
+        sb->s_clusters_per_group -= 1;
+        sb->s_inodes_count += sb->s_inodes_per_group)
 CHANGE (many_free, sb->s_free_blocks_count = 0xffffffff)
 CHANGE (many_reserved, sb->s_r_blocks_count = 0xffffffff)
 CHANGE (reserved_gdt, sb->s_reserved_gdt_blocks = 0xffff)

@@ -1,0 +1,316 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/* SPDX-FileCopyrightText: 2026 the nbdkit-ext2 authors */
+
+/* Nodes of ext4 extent trees. */
+
+#include <config.h>
+
+#include <string.h>
+
+#include "errors.h"
+#include "extent-node.h"
+
+static const struct ext3_extent *
+leaf_entry (const struct ext3_extent_header *eh, unsigned i)
+{
+  return (const struct ext3_extent *) (eh + 1) + i;
+}
+
+static const struct ext3_extent_idx *
+index_entry (const struct ext3_extent_header *eh, unsigned i)
+{
+  return (const struct ext3_extent_idx *) (eh + 1) + i;
+}
+
+uint64_t
+node_key (const struct ext3_extent_header *eh, unsigned i)
+{
+  /* ee_block and ei_block are both the first field. */
+  return ext2fs_le32_to_cpu (leaf_entry (eh, i)->ee_block);
+}
+
+void
+node_get (const struct ext3_extent_header *eh, unsigned i, struct entry *e)
+{
+  uint32_t len;
+
+  memset (e, 0, sizeof *e);
+  e->lblk = node_key (eh, i);
+  if (node_depth (eh) > 0) {
+    const struct ext3_extent_idx *ix = index_entry (eh, i);
+
+    e->pblk = (uint64_t) ext2fs_le16_to_cpu (ix->ei_leaf_hi) << 32
+      | ext2fs_le32_to_cpu (ix->ei_leaf);
+    return;
+  }
+  len = ext2fs_le16_to_cpu (leaf_entry (eh, i)->ee_len);
+  e->pblk = (uint64_t) ext2fs_le16_to_cpu (leaf_entry (eh, i)->ee_start_hi)
+    << 32 | ext2fs_le32_to_cpu (leaf_entry (eh, i)->ee_start);
+  e->unwritten = len > EXT_INIT_MAX_LEN;
+  e->len = e->unwritten ? len - EXT_INIT_MAX_LEN : len;
+}
+
+static void
+set_leaf (struct ext3_extent *ex, const struct entry *e)
+{
+  ex->ee_block = ext2fs_cpu_to_le32 ((uint32_t) e->lblk);
+  ex->ee_len = ext2fs_cpu_to_le16 (e->len + (e->unwritten
+                                             ? EXT_INIT_MAX_LEN : 0));
+  ex->ee_start = ext2fs_cpu_to_le32 ((uint32_t) e->pblk);
+  ex->ee_start_hi = ext2fs_cpu_to_le16 ((uint16_t) (e->pblk >> 32));
+}
+
+static void
+set_index (struct ext3_extent_idx *ix, const struct entry *e)
+{
+  ix->ei_block = ext2fs_cpu_to_le32 ((uint32_t) e->lblk);
+  ix->ei_leaf = ext2fs_cpu_to_le32 ((uint32_t) e->pblk);
+  ix->ei_leaf_hi = ext2fs_cpu_to_le16 ((uint16_t) (e->pblk >> 32));
+  ix->ei_unused = 0;
+}
+
+unsigned
+node_block_capacity (const struct filesystem *fs)
+{
+  return (fs->block_size - sizeof (struct ext3_extent_header))
+    / sizeof (struct ext3_extent);
+}
+
+/* Checksums of tree blocks: crc32c seeded with the inode's number and
+ * generation, in the tail after the last possible entry.
+ */
+
+static const uint32_t *
+tail_of (const struct ext3_extent_header *eh)
+{
+  return (const uint32_t *) leaf_entry (eh, node_capacity (eh));
+}
+
+static uint32_t
+block_csum (struct inode *inode, const struct ext3_extent_header *eh)
+{
+  return ext2fs_crc32c_le (inode->csum_seed, (const unsigned char *) eh,
+                           (const char *) tail_of (eh) - (const char *) eh);
+}
+
+static void
+set_csum (struct inode *inode, struct node *n)
+{
+  uint32_t csum;
+
+  if (!n->mb || !ext2fs_has_feature_metadata_csum (inode->fs->e2->super))
+    return;
+  csum = ext2fs_cpu_to_le32 (block_csum (inode, n->eh));
+  memcpy ((uint8_t *) n->eh + ((const char *) tail_of (n->eh)
+                               - (const char *) n->eh), &csum, sizeof csum);
+}
+
+void
+node_write (struct inode *inode, struct node *n, const struct entry *e,
+            unsigned count)
+{
+  struct ext3_extent *leaf = (struct ext3_extent *) (n->eh + 1);
+  unsigned i, most = node_capacity (n->eh);
+
+  assert (count <= most);
+  for (i = 0; i < count; i++) {
+    if (node_depth (n->eh) > 0)
+      set_index ((struct ext3_extent_idx *) &leaf[i], &e[i]);
+    else
+      set_leaf (&leaf[i], &e[i]);
+  }
+  memset (&leaf[count], 0, (most - count) * sizeof *leaf);
+  n->eh->eh_entries = ext2fs_cpu_to_le16 (count);
+  set_csum (inode, n);
+}
+
+void
+node_init (struct inode *inode, struct node *n, struct mbuf *mb,
+           unsigned depth)
+{
+  n->mb = mb;
+  n->eh = (struct ext3_extent_header *) mb->data;
+  n->at = 0;
+  memset (n->eh, 0, sizeof *n->eh);
+  n->eh->eh_magic = ext2fs_cpu_to_le16 (EXT3_EXT_MAGIC);
+  n->eh->eh_max = ext2fs_cpu_to_le16 (node_block_capacity (inode->fs));
+  n->eh->eh_depth = ext2fs_cpu_to_le16 (depth);
+  atomic_store (&mb->verified, inode->ino);
+}
+
+/* Checking. */
+
+errcode_t
+node_corrupt (struct inode *inode, uint64_t blkno, const char *what)
+{
+  log_error ("inode %u: extent tree block %llu: %s: run e2fsck",
+             (unsigned) inode->ino, (unsigned long long) blkno, what);
+  return EXT2_FILSYS_CORRUPTED;
+}
+
+static const char *
+check_leaf (struct inode *inode, const struct ext3_extent_header *eh,
+            uint64_t lo, uint64_t hi)
+{
+  unsigned i;
+  struct entry e;
+
+  for (i = 0; i < node_entries (eh); i++) {
+    node_get (eh, i, &e);
+    if (e.len == 0)
+      return "an extent has no length";
+    if (e.lblk < lo || e.lblk + e.len > hi)
+      return "extents overlap, are out of order or out of range";
+    if (!filesystem_valid_data (inode->fs, e.pblk, e.len))
+      return "an extent maps blocks that are not file data";
+    lo = e.lblk + e.len;
+  }
+  return NULL;
+}
+
+static const char *
+check_index (struct inode *inode, const struct ext3_extent_header *eh,
+             uint64_t lo, uint64_t hi)
+{
+  unsigned i;
+  struct entry e;
+
+  if (node_entries (eh) == 0)
+    return "an index is empty";
+  for (i = 0; i < node_entries (eh); i++) {
+    node_get (eh, i, &e);
+    if (e.lblk < lo || e.lblk >= hi)
+      return "index entries are out of order or out of range";
+    if (!filesystem_valid_data (inode->fs, e.pblk, 1))
+      return "an index entry points at a block that cannot be its child";
+    lo = e.lblk + 1;
+  }
+  return NULL;
+}
+
+const char *
+node_check (struct inode *inode, const struct ext3_extent_header *eh,
+            unsigned most, unsigned depth, uint64_t lo, uint64_t hi)
+{
+  if (ext2fs_le16_to_cpu (eh->eh_magic) != EXT3_EXT_MAGIC)
+    return "bad magic number";
+  if (node_depth (eh) != depth)
+    return "wrong depth";
+  if (node_capacity (eh) > most || node_capacity (eh) + 2 < most ||
+      node_entries (eh) > node_capacity (eh))
+    return "impossible number of entries";
+  return depth > 0 ? check_index (inode, eh, lo, hi)
+    : check_leaf (inode, eh, lo, hi);
+}
+
+errcode_t
+node_read (struct inode *inode, uint64_t blkno, unsigned depth, uint64_t lo,
+           uint64_t hi, struct node *n)
+{
+  struct filesystem *fs = inode->fs;
+  const char *why = NULL;
+  errcode_t err;
+
+  err = mcache_read (fs->mc, blkno, &n->mb);
+  if (err)
+    return err;
+  n->eh = (struct ext3_extent_header *) n->mb->data;
+  n->at = 0;
+  if (atomic_load_explicit (&n->mb->verified, memory_order_acquire)
+      != inode->ino) {
+    why = node_check (inode, n->eh, node_block_capacity (fs), depth, lo, hi);
+    if (!why && ext2fs_has_feature_metadata_csum (fs->e2->super) &&
+        ext2fs_le32_to_cpu (*tail_of (n->eh)) != block_csum (inode, n->eh))
+      why = "wrong checksum";
+    if (!why)
+      atomic_store_explicit (&n->mb->verified, inode->ino,
+                             memory_order_release);
+  }
+  /* The same block reached a second way (a hostile image) is verified,
+   * but perhaps not for this depth.
+   */
+  else if (node_depth (n->eh) != depth)
+    why = "wrong depth";
+  if (why) {
+    mcache_unpin (fs->mc, n->mb);
+    n->mb = NULL;
+    return node_corrupt (inode, blkno, why);
+  }
+  return 0;
+}
+
+/* Searching. */
+
+/* The last index entry whose key is <= LBLK, or the first. */
+static unsigned
+search_index (const struct ext3_extent_header *eh, uint64_t lblk)
+{
+  unsigned lo = 1, hi = node_entries (eh);
+
+  while (lo < hi) {
+    unsigned mid = lo + (hi - lo) / 2;
+
+    if (node_key (eh, mid) <= lblk)
+      lo = mid + 1;
+    else
+      hi = mid;
+  }
+  return lo - 1;
+}
+
+unsigned
+node_search_leaf (const struct ext3_extent_header *eh, uint64_t lblk)
+{
+  unsigned lo = 0, hi = node_entries (eh);
+
+  while (lo < hi) {
+    unsigned mid = lo + (hi - lo) / 2;
+
+    if (node_key (eh, mid) <= lblk)
+      lo = mid + 1;
+    else
+      hi = mid;
+  }
+  return lo;
+}
+
+void
+path_release (struct inode *inode, struct path *p)
+{
+  unsigned i;
+
+  for (i = 1; i <= p->depth; i++)
+    if (p->node[i].mb)
+      mcache_unpin (inode->fs->mc, p->node[i].mb);
+}
+
+errcode_t
+path_find (struct inode *inode, uint64_t lblk, struct path *p)
+{
+  struct entry child;
+  unsigned level;
+  errcode_t err;
+
+  memset (p, 0, sizeof *p);
+  p->node[0].eh = node_root (inode);
+  p->depth = node_depth (p->node[0].eh);
+  p->lo = 0;
+  p->hi = EXTENT_MAX_LBLK;
+  for (level = 0; level < p->depth; level++) {
+    struct node *n = &p->node[level];
+
+    n->at = search_index (n->eh, lblk);
+    if (n->at > 0)
+      p->lo = node_key (n->eh, n->at);
+    if (n->at + 1 < node_entries (n->eh))
+      p->hi = node_key (n->eh, n->at + 1);
+    node_get (n->eh, n->at, &child);
+    err = node_read (inode, child.pblk, p->depth - level - 1, p->lo, p->hi,
+                     &p->node[level + 1]);
+    if (err) {
+      path_release (inode, p);
+      return err;
+    }
+  }
+  return 0;
+}
