@@ -393,6 +393,33 @@ alloc_free_later (struct filesystem *fs, uint64_t blk, uint64_t len)
   return 0;
 }
 
+bool
+alloc_is_allocated (struct filesystem *fs, uint64_t blk, uint64_t len)
+{
+  lock_assert_held (LOCK_FS);
+  while (len > 0) {
+    dgrp_t g = group_of (fs, blk);
+    uint32_t bit = blk - group_first (fs, g);
+    uint32_t n = group_blocks (fs, g) - bit;
+    struct mbuf *mb;
+    bool all;
+
+    if (n > len)
+      n = len;
+    if (group_bitmap (fs, g, &mb) != 0)
+      return false;
+    all = bit_find (mb->data, bit, bit + n, false) == bit + n;
+    mcache_unpin (fs->mc, mb);
+    if (!all) {
+      group_set_bad (fs, g, "a block to be freed is already free");
+      return false;
+    }
+    blk += n;
+    len -= n;
+  }
+  return true;
+}
+
 errcode_t
 alloc_free_now (struct filesystem *fs, uint64_t blk, uint64_t len)
 {
@@ -498,11 +525,20 @@ errcode_t
 alloc_init (struct filesystem *fs)
 {
   struct allocator *a = &fs->alloc;
+  uint64_t free_blocks = 0;
+  dgrp_t g;
 
   a->groups = calloc (fs->e2->group_desc_count, sizeof *a->groups);
   a->gdt_dirty = calloc (fs->e2->desc_blocks, 1);
   if (a->groups == NULL || a->gdt_dirty == NULL)
     return ENOMEM;
+  /* The superblock's count may be stale: the kernel does not look at it
+   * either.  (inv 2)
+   */
+  for (g = 0; g < fs->e2->group_desc_count; g++)
+    free_blocks += ext2fs_bg_free_blocks_count (fs->e2, g);
+  if (!ext2fs_has_feature_bigalloc (fs->e2->super))
+    ext2fs_free_blocks_count_set (fs->e2->super, free_blocks);
   return 0;
 }
 

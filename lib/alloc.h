@@ -110,6 +110,10 @@ extern errcode_t alloc_free_later (struct filesystem *fs, uint64_t blk,
 /* Makes sure that the next N calls of alloc_free_later cannot fail. */
 extern errcode_t alloc_pending_room (struct filesystem *fs, size_t n);
 
+/* Is all of [BLK, BLK+LEN) marked in use? */
+extern bool alloc_is_allocated (struct filesystem *fs, uint64_t blk,
+                                uint64_t len);
+
 /* Clears the bits of a range whose freeing has become durable. */
 extern errcode_t alloc_free_now (struct filesystem *fs, uint64_t blk,
                                  uint64_t len);

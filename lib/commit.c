@@ -14,8 +14,11 @@
  *   4. Bitmaps, descriptors, superblock counts; tree blocks that nothing
  *      on disk points at yet.  Flush.
  *      A crash here leaks blocks, which e2fsck -p frees.
- *   5. Tree blocks and inodes that existed before.  Flush.
- *      The set is durable: requests waiting for it are answered.
+ *   5. Tree blocks and inodes that existed before, in any order: each
+ *      single block's write is a whole change of its own (extent-edit.c).
+ *      Flush.  The set is durable: requests waiting for it are answered.
+ *      A crash here leaks blocks and leaves wrong block counts of inodes,
+ *      which e2fsck -p corrects.
  *   6. Blocks freed by the set: tell the device, clear their bits.  That
  *      is a change of the next set, so a crash before it leaks at worst.
  *
@@ -24,7 +27,7 @@
  *
  * Transactions are numbered from 1: running_tid is the one that changes
  * are added to, committed_tid the last durable one; at most one is in
- * between, under COMMIT.
+ * between, in the hands of the sync thread.
  */
 
 #include <config.h>
@@ -39,13 +42,6 @@
 
 #define SUPER_OFFSET 1024
 #define SUPER_SIZE 1024
-
-/* Longest run of neighbouring metadata blocks in one write.  Bytes. */
-#define MAX_BATCH ((size_t) 1 << 20)
-
-/* When the running set has grown to this it is committed unasked. */
-#define BALANCE_DIRTY ((size_t) 16 << 20)       /* bytes */
-#define BALANCE_FREES ((size_t) 1 << 16)        /* ranges */
 
 struct commit {
   uint64_t tid;
@@ -70,6 +66,8 @@ write_super (struct filesystem *fs, const struct ext2_super_block *sb,
   _Static_assert (sizeof u.sb == SUPER_SIZE, "superblock is 1024 bytes");
   u.sb = *sb;
   u.sb.s_state = state;
+  if (atomic_load (&fs->aborted))
+    u.sb.s_state |= EXT2_ERROR_FS;      /* whoever writes it last */
   u.sb.s_wtime = (uint32_t) time (NULL);
 #ifdef WORDS_BIGENDIAN
   ext2fs_swap_super (&u.sb);
@@ -95,8 +93,7 @@ filesystem_abort (struct filesystem *fs, const char *why, errcode_t err)
   /* The counts of the running set may be ahead; e2fsck recomputes them. */
   sb = *fs->e2->super;
   sb.s_error_count++;
-  if (write_super (fs, &sb, (fs->original_state & ~EXT2_VALID_FS)
-                   | EXT2_ERROR_FS) == 0)
+  if (write_super (fs, &sb, fs->original_state & ~EXT2_VALID_FS) == 0)
     device_flush (fs->dev);
 }
 
@@ -110,6 +107,28 @@ filesystem_begin_change (struct filesystem *fs)
   return 0;
 }
 
+void
+filesystem_flush_failed (struct filesystem *fs, errcode_t err)
+{
+  char why[128];
+
+  if (!atomic_exchange (&fs->flush_failed, true))
+    log_error ("the device could not make data durable: %s: flushes fail "
+               "from now on, because what was lost is not known; restart "
+               "the server when the device is well",
+               errcode_text (err, why, sizeof why));
+}
+
+static errcode_t
+flush (struct filesystem *fs)
+{
+  errcode_t err = device_flush (fs->dev);
+
+  if (err)
+    filesystem_flush_failed (fs, err);
+  return err;
+}
+
 /* Step 1.  Returns with *WORK false if there is nothing to commit. */
 static errcode_t
 freeze (struct filesystem *fs, struct commit *c, bool *work)
@@ -117,6 +136,9 @@ freeze (struct filesystem *fs, struct commit *c, bool *work)
   errcode_t err;
 
   LOCK_FOR_SCOPE (&fs->lock);
+  /* What an abort has left in the running set may be half a change. */
+  if (atomic_load (&fs->aborted))
+    return EIO;
   *work = fs->changed;
   if (!fs->changed)
     return 0;
@@ -134,6 +156,7 @@ freeze (struct filesystem *fs, struct commit *c, bool *work)
   fs->unmarked_valid = true;
   fs->super_dirty = false;
   fs->changed = false;
+  atomic_store (&fs->grown, false);
   c->tid = fs->running_tid++;
   return 0;
 }
@@ -148,13 +171,11 @@ in_first_wave (const struct frozen_block *fb)
 static errcode_t
 write_wave (struct filesystem *fs, const struct frozen_set *set, bool first)
 {
-  const size_t bs = fs->block_size, most = MAX_BATCH / bs;
-  uint8_t *batch = malloc (MAX_BATCH);
+  const size_t bs = fs->block_size, most = COMMIT_BATCH / bs;
+  uint8_t *batch = fs->commit_batch;
   size_t i = 0, n;
   errcode_t err = 0;
 
-  if (batch == NULL)
-    return ENOMEM;
   while (i < set->count && !err) {
     uint64_t start = set->blocks[i].blkno;
 
@@ -169,7 +190,6 @@ write_wave (struct filesystem *fs, const struct frozen_set *set, bool first)
     err = device_pwrite (fs->dev, batch, n * bs, start * bs, 0);
     i += n;
   }
-  free (batch);
   return err;
 }
 
@@ -184,48 +204,54 @@ write_commit (struct filesystem *fs, struct commit *c)
              (unsigned long long) c->tid, c->set.count, c->freed.count);
   if (c->first && (err = write_super (fs, &c->super, state)))
     return err;
-  if ((err = flusher_flush (&fs->flusher)))
+  if ((err = flush (fs)))
     return err;
   if ((err = write_wave (fs, &c->set, true)))
     return err;
   if (c->super_dirty && (err = write_super (fs, &c->super, state)))
     return err;
-  if ((err = flusher_flush (&fs->flusher)))
+  if ((err = flush (fs)))
     return err;
   if ((err = write_wave (fs, &c->set, false)))
     return err;
-  return flusher_flush (&fs->flusher);
+  return flush (fs);
 }
 
-/* Step 6. */
+/* Step 6.  A range that is not wholly allocated comes from a damaged
+ * image: it may be somebody else's, and is left alone.
+ */
 static void
 release_freed (struct filesystem *fs, struct commit *c)
 {
+  struct free_range *r = c->freed.ranges;
   size_t i;
 
+  lock_acquire (&fs->lock);
   for (i = 0; i < c->freed.count; i++)
-    device_trim (fs->dev, c->freed.ranges[i].len * fs->block_size,
-                 c->freed.ranges[i].blk * fs->block_size);
+    if (!alloc_is_allocated (fs, r[i].blk, r[i].len))
+      r[i].len = 0;
+  lock_release (&fs->lock);
+  /* Their bits are set, so nobody can take them meanwhile. */
+  for (i = 0; i < c->freed.count && !atomic_load (&fs->aborted); i++)
+    device_trim (fs->dev, r[i].len * fs->block_size,
+                 r[i].blk * fs->block_size);
   LOCK_FOR_SCOPE (&fs->lock);
   for (i = 0; i < c->freed.count; i++)
-    if (filesystem_begin_change (fs) == 0)
-      alloc_free_now (fs, c->freed.ranges[i].blk, c->freed.ranges[i].len);
+    if (r[i].len > 0 && filesystem_begin_change (fs) == 0)
+      alloc_free_now (fs, r[i].blk, r[i].len);
   fs->freeing = false;
 }
 
-/* Locks: COMMIT. */
+/* *WORK: there was something to commit. */
 static errcode_t
-commit_locked (struct filesystem *fs)
+commit_once (struct filesystem *fs, bool *work)
 {
   struct commit c = { .tid = 0 };
-  bool work;
   errcode_t err;
 
-  lock_assert_held (LOCK_COMMIT);
-  if (atomic_load (&fs->aborted))
-    return EIO;
-  err = freeze (fs, &c, &work);
-  if (err || !work)
+  *work = false;
+  err = freeze (fs, &c, work);
+  if (err || !*work)
     return err;                 /* as if nothing had been tried */
   err = write_commit (fs, &c);
   if (err) {
@@ -241,112 +267,82 @@ commit_locked (struct filesystem *fs)
   return err;
 }
 
-/* *COMMITTED: this call has done a whole commit itself. */
-static errcode_t
-commit_up_to (struct filesystem *fs, uint64_t tid, bool *committed)
+errcode_t
+commit_sync (struct filesystem *fs)
+{
+  bool work;
+  errcode_t err = commit_once (fs, &work);
+
+  return err || work ? err : flush (fs);
+}
+
+errcode_t
+commit_last (struct filesystem *fs)
+{
+  uint16_t state = fs->original_state;
+  bool work = true;
+  errcode_t err = 0;
+
+  /* Twice at most: the second one for what the first has freed. */
+  while (!err && work)
+    err = commit_once (fs, &work);
+  if (!err)
+    err = flush (fs);
+  if (!err && atomic_load (&fs->flush_failed))
+    err = EIO;                  /* an earlier one: keep it unclean */
+  if (err || !fs->unmarked_valid)
+    return err;
+
+  LOCK_FOR_SCOPE (&fs->lock);
+  if (fs->damaged)
+    state = (state & ~EXT2_VALID_FS) | EXT2_ERROR_FS;
+  err = write_super (fs, fs->e2->super, state);
+  if (!err)
+    err = flush (fs);
+  if (err)
+    filesystem_abort (fs, "the superblock could not be written", err);
+  return err;
+}
+
+/* What requests call. */
+
+errcode_t
+filesystem_flush (struct filesystem *fs)
 {
   errcode_t err;
 
-  *committed = false;
-  if (atomic_load (&fs->committed_tid) >= tid)
+  if (!fs->writable)
     return 0;
-  LOCK_FOR_SCOPE (&fs->commit_lock);
-  /* While we waited, somebody else's commit may have included TID. */
-  if (atomic_load (&fs->committed_tid) >= tid)
-    return 0;
-  err = commit_locked (fs);
-  *committed = !err;
-  return err;
+  if (atomic_load (&fs->aborted) || atomic_load (&fs->flush_failed))
+    return EIO;
+  err = syncer_wait (fs);
+  return !err && atomic_load (&fs->flush_failed) ? EIO : err;
 }
 
 errcode_t
 filesystem_commit_tid (struct filesystem *fs, uint64_t tid)
 {
-  bool committed;
-
-  return commit_up_to (fs, tid, &committed);
-}
-
-/* The last transaction that holds, or held, changes. */
-static uint64_t
-last_changed_tid (struct filesystem *fs)
-{
-  LOCK_FOR_SCOPE (&fs->lock);
-  return fs->changed ? fs->running_tid : fs->running_tid - 1;
-}
-
-errcode_t
-filesystem_flush (struct filesystem *fs)
-{
-  bool committed = false;
-  errcode_t err;
-
-  if (!fs->writable)
+  if (atomic_load (&fs->committed_tid) >= tid)
     return 0;
-  if (atomic_load (&fs->aborted))
-    return EIO;
-  err = commit_up_to (fs, last_changed_tid (fs), &committed);
-  /* A commit that began before this call may have flushed before the
-   * caller's last overwrite; our own has not.
-   */
-  if (!err && !committed)
-    err = flusher_flush (&fs->flusher);
-  return err;
+  return filesystem_flush (fs);
 }
 
 bool
-filesystem_reclaim (struct filesystem *fs)
+filesystem_reclaim (struct filesystem *fs, uint64_t since)
 {
   bool worth;
 
   lock_acquire (&fs->lock);
   worth = fs->alloc.pending.count > 0 || fs->freeing;
   lock_release (&fs->lock);
-  if (!worth)
-    return false;
-  LOCK_FOR_SCOPE (&fs->commit_lock);
-  return commit_locked (fs) == 0;
+  if (worth)
+    return filesystem_flush (fs) == 0;
+  return atomic_load (&fs->committed_tid) != since;
 }
 
 void
 filesystem_balance (struct filesystem *fs)
 {
-  bool large;
-
-  lock_acquire (&fs->lock);
-  large = fs->changed &&
-    (mcache_dirty_count (fs->mc) * fs->block_size >= BALANCE_DIRTY ||
-     fs->alloc.pending.count >= BALANCE_FREES);
-  lock_release (&fs->lock);
-  if (large) {
-    LOCK_FOR_SCOPE (&fs->commit_lock);
-    commit_locked (fs);
-  }
-}
-
-errcode_t
-commit_everything (struct filesystem *fs)
-{
-  struct ext2_super_block sb;
-  errcode_t err = 0;
-
-  if (!fs->writable)
-    return 0;
-  LOCK_FOR_SCOPE (&fs->commit_lock);
-  /* Twice at most: the second one for what the first has freed. */
-  while (!err && fs->changed)
-    err = commit_locked (fs);
-  if (err || atomic_load (&fs->aborted))
-    return err ? err : EIO;
-  if (!fs->unmarked_valid)
-    return flusher_flush (&fs->flusher);
-  sb = *fs->e2->super;
-  err = write_super (fs, &sb, fs->original_state);
-  if (!err)
-    err = flusher_flush (&fs->flusher);
-  if (err) {
-    LOCK_FOR_SCOPE (&fs->lock);
-    filesystem_abort (fs, "the superblock could not be written", err);
-  }
-  return err;
+  if (atomic_load_explicit (&fs->grown, memory_order_relaxed))
+    filesystem_flush (fs);
 }

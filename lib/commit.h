@@ -1,16 +1,21 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /* SPDX-FileCopyrightText: 2026 the nbdkit-ext2 authors */
 
-/* Making metadata durable: see commit.c for the order. */
+/* Making metadata durable: see commit.c for the order.  Only the sync
+ * thread calls these.
+ */
 
 #ifndef EXT2SERVE_COMMIT_H
 #define EXT2SERVE_COMMIT_H
 
 #include "fs.h"
 
+/* Commits the running set; with nothing in it, flushes the device. */
+extern errcode_t commit_sync (struct filesystem *fs);
+
 /* Commits until nothing is left, then restores the superblock's state.
  * For closing: nobody else uses FS.
  */
-extern errcode_t commit_everything (struct filesystem *fs);
+extern errcode_t commit_last (struct filesystem *fs);
 
 #endif /* EXT2SERVE_COMMIT_H */

@@ -248,24 +248,10 @@ dirty_path (struct edit *ed)
 static errcode_t
 take_block (struct edit *ed, struct reservation *r, uint64_t goal)
 {
-  struct filesystem *fs = ed->inode->fs;
-  struct mbuf *mb;
-  uint64_t blk;
-  errcode_t err;
+  errcode_t err = map_new_block (ed->inode, r, goal, &ed->new[ed->taken]);
 
-  err = alloc_take_meta (fs, r, goal, &blk);
-  if (err)
-    return err;
-  err = mcache_zeroed (fs->mc, blk, &mb);
-  if (!err) {
-    err = mcache_dirty (fs->mc, mb, MCLASS_TREE, true);
-    if (!err) {
-      ed->new[ed->taken++] = mb;
-      return 0;
-    }
-    mcache_unpin (fs->mc, mb);
-  }
-  alloc_untake_meta (fs, r, blk);
+  if (!err)
+    ed->taken++;
   return err;
 }
 
@@ -280,11 +266,8 @@ take_blocks (struct edit *ed, struct reservation *r)
   while (ed->taken < ed->need && !err)
     err = take_block (ed, r, goal);
   while (err && ed->taken > 0) {
-    struct mbuf *mb = ed->new[--ed->taken];
-    uint64_t blk = mb->blkno;
-
-    mcache_unpin (ed->inode->fs->mc, mb);
-    alloc_untake_meta (ed->inode->fs, r, blk);
+    ed->taken--;
+    map_undo_new_block (ed->inode, r, ed->new[ed->taken]);
   }
   return err;
 }

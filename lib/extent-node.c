@@ -135,7 +135,7 @@ node_init (struct inode *inode, struct node *n, struct mbuf *mb,
   n->eh->eh_magic = ext2fs_cpu_to_le16 (EXT3_EXT_MAGIC);
   n->eh->eh_max = ext2fs_cpu_to_le16 (node_block_capacity (inode->fs));
   n->eh->eh_depth = ext2fs_cpu_to_le16 (depth);
-  atomic_store (&mb->verified, inode->ino);
+  atomic_store (&mb->owner, inode->ino);
 }
 
 /* Checking. */
@@ -203,12 +203,49 @@ node_check (struct inode *inode, const struct ext3_extent_header *eh,
     : check_leaf (inode, eh, lo, hi);
 }
 
+/* A node that has been verified before: is it one for this place?  (In
+ * a hostile image two index entries can lead to it.)
+ */
+static const char *
+check_place (const struct ext3_extent_header *eh, unsigned depth,
+             uint64_t lo, uint64_t hi)
+{
+  struct entry last;
+
+  if (node_depth (eh) != depth)
+    return "wrong depth";
+  if (node_entries (eh) == 0)
+    return NULL;
+  node_get (eh, node_entries (eh) - 1, &last);
+  if (node_key (eh, 0) < lo || last.lblk + last.len > hi || last.lblk >= hi)
+    return "it is reached by two ways";
+  return NULL;
+}
+
+static const char *
+check_new (struct inode *inode, struct mbuf *mb, unsigned depth, uint64_t lo,
+           uint64_t hi)
+{
+  const struct ext3_extent_header *eh
+    = (const struct ext3_extent_header *) mb->data;
+  const char *why = node_check (inode, eh, node_block_capacity (inode->fs),
+                                depth, lo, hi);
+
+  if (!why && ext2fs_has_feature_metadata_csum (inode->fs->e2->super) &&
+      ext2fs_le32_to_cpu (*tail_of (eh)) != block_csum (inode, eh))
+    why = "wrong checksum";
+  if (!why)
+    atomic_store_explicit (&mb->owner, inode->ino, memory_order_release);
+  return why;
+}
+
 errcode_t
 node_read (struct inode *inode, uint64_t blkno, unsigned depth, uint64_t lo,
            uint64_t hi, struct node *n)
 {
   struct filesystem *fs = inode->fs;
-  const char *why = NULL;
+  const char *why;
+  uint32_t owner;
   errcode_t err;
 
   err = mcache_read (fs->mc, blkno, &n->mb);
@@ -216,21 +253,13 @@ node_read (struct inode *inode, uint64_t blkno, unsigned depth, uint64_t lo,
     return err;
   n->eh = (struct ext3_extent_header *) n->mb->data;
   n->at = 0;
-  if (atomic_load_explicit (&n->mb->verified, memory_order_acquire)
-      != inode->ino) {
-    why = node_check (inode, n->eh, node_block_capacity (fs), depth, lo, hi);
-    if (!why && ext2fs_has_feature_metadata_csum (fs->e2->super) &&
-        ext2fs_le32_to_cpu (*tail_of (n->eh)) != block_csum (inode, n->eh))
-      why = "wrong checksum";
-    if (!why)
-      atomic_store_explicit (&n->mb->verified, inode->ino,
-                             memory_order_release);
-  }
-  /* The same block reached a second way (a hostile image) is verified,
-   * but perhaps not for this depth.
-   */
-  else if (node_depth (n->eh) != depth)
-    why = "wrong depth";
+  owner = atomic_load_explicit (&n->mb->owner, memory_order_acquire);
+  if (owner == inode->ino)
+    why = check_place (n->eh, depth, lo, hi);
+  else if (owner == 0)
+    why = check_new (inode, n->mb, depth, lo, hi);
+  else
+    why = "it belongs to another inode as well";
   if (why) {
     mcache_unpin (fs->mc, n->mb);
     n->mb = NULL;

@@ -25,6 +25,12 @@ extent_check_root (struct inode *inode)
   return why ? node_corrupt (inode, 0, why) : 0;
 }
 
+unsigned
+extent_depth (struct inode *inode)
+{
+  return node_depth (node_root (inode));
+}
+
 errcode_t
 extent_lookup (struct inode *inode, uint64_t lblk, struct mapping *m)
 {

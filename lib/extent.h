@@ -11,6 +11,9 @@
 /* Checks the root in the inode. */
 extern errcode_t extent_check_root (struct inode *inode);
 
+/* Levels below the root. */
+extern unsigned extent_depth (struct inode *inode);
+
 extern errcode_t extent_lookup (struct inode *inode, uint64_t lblk,
                                 struct mapping *m);
 

@@ -109,7 +109,7 @@ write_inline (struct inode *inode, const void *buf, uint64_t count,
 
   inode_map_lock_exclusive (inode);
   lock_acquire (&fs->lock);
-  err = filesystem_begin_change (fs);
+  err = inode_begin_change (inode);
   if (!err)
     err = inline_write (inode, buf, count, offset);
   if (!err)
@@ -171,6 +171,11 @@ write_locked (struct inode *inode, const uint8_t *buf, uint64_t count,
     if (at.state == MAP_WRITTEN) {
       n = at.count;
       err = device_pwrite (inode->fs->dev, p, n, at.dev_offset, fua);
+      /* Where FUA is a flush in disguise, its failure is about the data
+       * of others too, and will not be reported again.
+       */
+      if (err && fua)
+        filesystem_flush_failed (inode->fs, err);
     }
     else
       err = fill (inode, FILL_DATA, p, at.count, o, &n);
@@ -184,12 +189,13 @@ errcode_t
 file_write (struct inode *inode, const void *buf, uint64_t count,
             uint64_t offset, unsigned flags)
 {
+  const uint64_t since = atomic_load (&inode->fs->committed_tid);
   uint64_t done = 0;
   bool retried = false;
   errcode_t err;
 
   if ((err = check_range (inode, count, offset)) ||
-      (err = may_change (inode)))
+      (err = may_change (inode)) || count == 0)
     return err;
   if (inode->kind == INLINE_DATA)
     err = write_inline (inode, buf, count, offset);
@@ -200,7 +206,7 @@ file_write (struct inode *inode, const void *buf, uint64_t count,
       inode_unlock_shared (inode);
       /* Blocks freed earlier come back with a commit. */
     } while (err == EXT2_ET_BLOCK_ALLOC_FAIL && !retried &&
-             (retried = filesystem_reclaim (inode->fs)));
+             (retried = filesystem_reclaim (inode->fs, since)));
     note_times (inode);
   }
   return finish_change (inode, err, flags);
@@ -219,13 +225,13 @@ unmap_locked (struct inode *inode, uint64_t start, uint64_t end,
   struct reservation r;
   errcode_t err, err2;
 
-  err = filesystem_begin_change (fs);
+  err = inode_begin_change (inode);
   if (err)
     return err;
   /* A hole in the middle of an extent can split a leaf, which takes a
    * block; most need none, so go on without.
    */
-  if (alloc_reserve (fs, NULL, 0, MAP_MAX_META, &r) != 0)
+  if (alloc_reserve (fs, NULL, 0, map_meta_needed (inode), &r) != 0)
     memset (&r, 0, sizeof r);
   err = map_remove (inode, start, end, &r, next);
   alloc_release (fs, &r);
@@ -296,9 +302,9 @@ unwrite (struct inode *inode, uint64_t start, uint64_t count, uint64_t *done)
     m.len = count;
   if (m.len > MAP_MAX_INSERT)
     m.len = MAP_MAX_INSERT;
-  err = filesystem_begin_change (fs);
+  err = inode_begin_change (inode);
   if (!err)
-    err = alloc_reserve (fs, NULL, 0, MAP_MAX_META, &r);
+    err = alloc_reserve (fs, NULL, 0, map_meta_needed (inode), &r);
   if (err)
     goto out;
   err = map_convert (inode, start, m.len, MAP_UNWRITTEN, &r);
@@ -417,8 +423,7 @@ static errcode_t
 zero_blocks (struct inode *inode, uint64_t start, uint64_t end,
              unsigned flags)
 {
-  bool retried = false;
-  errcode_t err = 0;
+  errcode_t err;
   uint64_t next;
 
   if (flags & FILE_MAY_TRIM) {
@@ -427,17 +432,8 @@ zero_blocks (struct inode *inode, uint64_t start, uint64_t end,
       return err;
     /* No block to split a leaf with: what is left stays allocated. */
   }
-  while (start < end) {
+  for (err = 0; start < end && !err; start = next)
     err = zero_piece_allocated (inode, start, end, &next);
-    if (err == EXT2_ET_BLOCK_ALLOC_FAIL && !retried) {
-      retried = filesystem_reclaim (inode->fs);
-      if (retried)
-        continue;
-    }
-    if (err)
-      break;
-    start = next;
-  }
   return err;
 }
 
@@ -489,6 +485,7 @@ errcode_t
 file_zero (struct inode *inode, uint64_t count, uint64_t offset,
            unsigned flags)
 {
+  const uint64_t since = atomic_load (&inode->fs->committed_tid);
   errcode_t err;
 
   if ((err = check_range (inode, count, offset)) ||
@@ -506,6 +503,9 @@ file_zero (struct inode *inode, uint64_t count, uint64_t offset,
     err = write_inline (inode, NULL, count, offset);
   else {
     err = zero_mapped (inode, count, offset, flags);
+    if (err == EXT2_ET_BLOCK_ALLOC_FAIL &&
+        filesystem_reclaim (inode->fs, since))
+      err = zero_mapped (inode, count, offset, flags);
     note_times (inode);
   }
   if (!err && (flags & FILE_FUA)) {

@@ -148,20 +148,26 @@ write_piece (struct inode *inode, const struct piece *p)
 struct fill {
   enum fill_kind kind;
   struct mapping m;             /* what was there; len cut to the fill */
+  uint32_t meta;                /* tree blocks to promise */
   struct reservation r;
 };
 
 static errcode_t
-lookup_and_goal (struct inode *inode, uint64_t lblk, struct mapping *m,
+lookup_and_goal (struct inode *inode, uint64_t lblk, struct fill *f,
                  struct goal *goal)
 {
+  struct mapping *m = &f->m;
+  uint32_t most = map_max_insert (inode, lblk);
   errcode_t err;
 
   inode_map_lock_shared (inode);
   err = map_lookup (inode, lblk, m);
   if (!err && m->state == MAP_HOLE)
     map_goal (inode, lblk, goal);
+  f->meta = map_meta_needed (inode);
   inode_map_unlock_shared (inode);
+  if (!err && m->len > most)
+    m->len = most;
   return err;
 }
 
@@ -175,9 +181,14 @@ reserve (struct inode *inode, struct fill *f, const struct goal *goal)
   LOCK_FOR_SCOPE (&fs->lock);
   if (!fs->writable || atomic_load (&fs->aborted))
     return EROFS;
-  err = alloc_reserve (fs, goal, hole ? f->m.len : 0, MAP_MAX_META, &f->r);
+  err = alloc_reserve (fs, goal, hole ? f->m.len : 0, f->meta, &f->r);
   if (!err && hole)
     f->m.len = f->r.len;
+  /* Preallocated blocks are there to be written when space is short.
+   * Most conversions need no block for the tree.
+   */
+  if (err == EXT2_ET_BLOCK_ALLOC_FAIL && !hole)
+    err = 0;
   return err;
 }
 
@@ -217,7 +228,7 @@ insert_locked (struct inode *inode, struct fill *f)
   uint32_t done = 0;
   errcode_t err, err2;
 
-  err = filesystem_begin_change (fs);
+  err = inode_begin_change (inode);
   if (err)
     return err;
   if (f->m.state == MAP_UNWRITTEN)
@@ -264,7 +275,7 @@ fill_listed (struct inode *inode, struct fill *f, const void *buf,
   struct goal goal = { .at = 0 };
   errcode_t err;
 
-  err = lookup_and_goal (inode, offset >> fs->block_bits, &f->m, &goal);
+  err = lookup_and_goal (inode, offset >> fs->block_bits, f, &goal);
   if (err)
     return err;
   if (f->m.len > blocks)

@@ -9,7 +9,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "commit.h"
 #include "errors.h"
 #include "fs.h"
 #include "icache.h"
@@ -72,6 +71,69 @@ check_root_directory (struct filesystem *fs)
   return err ? fail ("cannot read the root directory", err) : 0;
 }
 
+/* The fields of the journal's superblock that matter here; big-endian.
+ * Source: the kernel's ext4 documentation, "Journal (jbd2)".
+ */
+struct journal_super {
+  uint32_t magic, type, h_sequence;
+  uint32_t block_size, max_len, first;
+  uint32_t sequence, start, error;
+};
+
+#define JOURNAL_MAGIC 0xc03b3998
+
+/* A journal that holds something is replayed by whoever looks next, over
+ * all that was written since: even if the superblock does not say
+ * needs_recovery.
+ */
+static errcode_t
+check_journal_empty (struct filesystem *fs, uint64_t blk)
+{
+  struct journal_super js;
+  struct mbuf *mb;
+  errcode_t err = mcache_read (fs->mc, blk, &mb);
+
+  if (err)
+    return fail ("cannot read the journal's superblock", err);
+  memcpy (&js, mb->data, sizeof js);
+  mcache_unpin (fs->mc, mb);
+  if (ext2fs_be32_to_cpu (js.magic) != JOURNAL_MAGIC) {
+    log_error ("the journal has no superblock: run e2fsck");
+    return EXT2_ET_CORRUPT_JOURNAL_SB;
+  }
+  if (js.start != 0 || js.error != 0) {
+    log_error ("the journal %s although needs_recovery is not set: run "
+               "e2fsck", js.start ? "holds transactions"
+               : "has recorded an error");
+    return EXT2_ET_CORRUPT_JOURNAL_SB;
+  }
+  return 0;
+}
+
+static errcode_t
+collect_journal (struct filesystem *fs, struct inode *inode,
+                 struct syszone *zones)
+{
+  uint64_t lblk = 0, blocks = inode->size >> fs->block_bits;
+  struct mapping m;
+  errcode_t err;
+
+  if (blocks == 0 || blocks > fs->blocks)
+    return EXT2_ET_CORRUPT_JOURNAL_SB;
+  for (; lblk < blocks; lblk += m.len) {
+    err = map_lookup (inode, lblk, &m);
+    if (err)
+      return err;
+    if (m.state != MAP_WRITTEN)
+      return EXT2_ET_CORRUPT_JOURNAL_SB;
+    if (lblk == 0 && (err = check_journal_empty (fs, m.pblk)))
+      return err;
+    if ((err = syszone_add (zones, m.pblk, m.len)))
+      return err;
+  }
+  return 0;
+}
+
 /* The journal's blocks are no file's data either.  Locks: FS. */
 static errcode_t
 protect_journal (struct filesystem *fs)
@@ -79,8 +141,6 @@ protect_journal (struct filesystem *fs)
   struct ext2_super_block *sb = fs->e2->super;
   struct syszone journal = { .count = 0 };
   struct inode *inode;
-  struct mapping m;
-  uint64_t lblk, blocks;
   size_t i;
   errcode_t err;
 
@@ -89,19 +149,15 @@ protect_journal (struct filesystem *fs)
   err = inode_load (fs, sb->s_journal_inum, &inode);
   if (err)
     return fail ("cannot read the journal's inode", err);
-  blocks = (inode->size + fs->block_size - 1) / fs->block_size;
-  for (lblk = 0; lblk < blocks && !err; lblk += m.len) {
-    err = map_lookup (inode, lblk, &m);
-    if (!err && m.state != MAP_HOLE)
-      err = syszone_add (&journal, m.pblk, m.len);
-  }
+  err = inode->kind == INLINE_DATA ? EXT2_ET_CORRUPT_JOURNAL_SB
+    : collect_journal (fs, inode, &journal);
   inode_free (inode);
   for (i = 0; i < journal.count && !err; i++)
     err = syszone_add (&fs->zones, journal.zones[i].start,
                        journal.zones[i].end - journal.zones[i].start);
   syszone_finish (&fs->zones);
   syszone_free (&journal);
-  return err ? fail ("cannot read the journal's block map", err) : 0;
+  return err ? fail ("the journal cannot be used", err) : 0;
 }
 
 static errcode_t
@@ -134,8 +190,10 @@ filesystem_free (struct filesystem *fs)
   mcache_free (fs->mc);
   lock_destroy (&fs->lock);
   lock_destroy (&fs->icache_lock);
-  lock_destroy (&fs->commit_lock);
-  flusher_destroy (&fs->flusher);
+  lock_destroy (&fs->syncer.lock);
+  pthread_cond_destroy (&fs->syncer.wanted);
+  pthread_cond_destroy (&fs->syncer.done);
+  free (fs->commit_batch);
   free (fs);
 }
 
@@ -159,12 +217,16 @@ filesystem_open (struct device *dev, const struct filesystem_options *opts,
   while ((1u << fs->block_bits) < fs->block_size)
     fs->block_bits++;
   fs->running_tid = 1;
-  flusher_init (&fs->flusher, dev);
-  lock_init (&fs->commit_lock, LOCK_COMMIT);
+  lock_init (&fs->syncer.lock, LOCK_SYNC);
+  pthread_cond_init (&fs->syncer.wanted, NULL);
+  pthread_cond_init (&fs->syncer.done, NULL);
   lock_init (&fs->icache_lock, LOCK_ICACHE);
   lock_init (&fs->lock, LOCK_FS);
   fs->mc = mcache_new (dev, fs->block_size, opts->cache_size);
-  err = fs->mc ? load (fs) : ENOMEM;
+  fs->commit_batch = malloc (COMMIT_BATCH);
+  err = fs->mc && fs->commit_batch ? load (fs) : ENOMEM;
+  if (!err && fs->writable)
+    err = syncer_start (fs);
   if (err) {
     filesystem_free (fs);
     return err;
@@ -180,7 +242,7 @@ filesystem_open (struct device *dev, const struct filesystem_options *opts,
 errcode_t
 filesystem_close (struct filesystem *fs)
 {
-  errcode_t err = commit_everything (fs);
+  errcode_t err = syncer_stop (fs);
 
   filesystem_free (fs);
   return err;

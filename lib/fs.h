@@ -15,9 +15,9 @@
 
 #include "alloc.h"
 #include "device.h"
-#include "flush.h"
 #include "locks.h"
 #include "mcache.h"
+#include "sync.h"
 #include "syszone.h"
 
 struct inode;
@@ -38,10 +38,18 @@ struct filesystem {
    */
   atomic_bool aborted;
 
-  struct flusher flusher;       /* [its own FLUSH] */
+  /* The device failed to make something durable: what was lost is not
+   * known, so all flushes fail from then on.  [atomic: only ever set]
+   */
+  atomic_bool flush_failed;
 
-  struct lock commit_lock;      /* COMMIT */
-  _Atomic uint64_t committed_tid; /* [atomic; COMMIT to write] */
+  /* The running set has grown large.  [atomic: a hint] */
+  atomic_bool grown;
+
+  _Atomic uint64_t committed_tid; /* [atomic; the sync thread writes] */
+  uint8_t *commit_batch;        /* [the sync thread's] COMMIT_BATCH bytes */
+
+  struct syncer syncer;         /* [its own SYNC] */
 
   struct lock icache_lock;      /* ICACHE */
   struct inode **icache;        /* [ICACHE] hash table by inode number */
@@ -52,6 +60,7 @@ struct filesystem {
   bool changed;                 /* [FS] the running set holds changes */
   bool super_dirty;             /* [FS] */
   bool freeing;                 /* [FS] a commit will free blocks */
+  bool damaged;                 /* [FS] found it in contradiction */
   bool unmarked_valid;          /* [FS] VALID_FS is cleared on disk */
   uint16_t original_state;      /* [constant] s_state at open */
   struct allocator alloc;       /* [FS] */
@@ -98,15 +107,28 @@ extern errcode_t filesystem_begin_change (struct filesystem *fs);
 extern void filesystem_abort (struct filesystem *fs, const char *why,
                               errcode_t err);
 
-/* Space has run out: are there freed blocks that a commit makes usable?
- * Then commits, and it is worth trying again.  Locks: none held.
- */
-extern bool filesystem_reclaim (struct filesystem *fs);
+/* A flush or FUA write failed with ERR: latch it, say so once. */
+extern void filesystem_flush_failed (struct filesystem *fs, errcode_t err);
 
-/* Relieve the cache if the running set has grown large: commits it.
- * Called by writers when they hold no lock.
+/* Space has run out.  Is it worth trying again, because freed blocks
+ * come back with a commit (done here), or came back since committed_tid
+ * was SINCE?  Locks: none held.
+ */
+extern bool filesystem_reclaim (struct filesystem *fs, uint64_t since);
+
+/* Commit if the running set has grown large.  Called by writers when
+ * they hold no lock.
  */
 extern void filesystem_balance (struct filesystem *fs);
+
+/* Longest run of neighbouring metadata blocks in one write.  Bytes. */
+#define COMMIT_BATCH ((size_t) 1 << 20)
+
+/* A running set of this size is large: dirty metadata in bytes, freed
+ * ranges.
+ */
+#define LARGE_DIRTY ((size_t) 16 << 20)
+#define LARGE_FREES ((size_t) 1 << 16)
 
 /* Is [BLK, BLK+COUNT) where a file's blocks may be? */
 extern bool filesystem_valid_data (const struct filesystem *fs,

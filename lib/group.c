@@ -86,6 +86,7 @@ group_set_bad (struct filesystem *fs, dgrp_t g, const char *why)
     log_error ("block group %u: %s: not allocating there, run e2fsck -f",
                (unsigned) g, why);
   gs->bad = true;
+  fs->damaged = true;
 }
 
 /* Set bits for the metadata and the padding of group G: what the bitmap
@@ -150,10 +151,6 @@ group_bitmap (struct filesystem *fs, dgrp_t g, struct mbuf **mbp)
 
   if (gs->bad)
     return EXT2_FILSYS_CORRUPTED;
-  if (!gs->checked && !ext2fs_group_desc_csum_verify (fs->e2, g)) {
-    group_set_bad (fs, g, "the descriptor's checksum is wrong");
-    return EXT2_FILSYS_CORRUPTED;
-  }
   if (!gs->checked && ext2fs_has_group_desc_csum (fs->e2) &&
       ext2fs_bg_flags_test (fs->e2, g, EXT2_BG_BLOCK_UNINIT)) {
     err = mcache_zeroed (fs->mc, ext2fs_block_bitmap_loc (fs->e2, g), &mb);
@@ -170,10 +167,8 @@ group_bitmap (struct filesystem *fs, dgrp_t g, struct mbuf **mbp)
   }
   else {
     err = mcache_read (fs->mc, ext2fs_block_bitmap_loc (fs->e2, g), &mb);
-    if (err) {
-      group_set_bad (fs, g, "the block bitmap cannot be read");
-      return err;
-    }
+    if (err)
+      return err;               /* may go better next time */
     if (!gs->checked &&
         !ext2fs_block_bitmap_csum_verify (fs->e2, g, (char *) mb->data,
                                           EXT2_CLUSTERS_PER_GROUP (sb) / 8)) {

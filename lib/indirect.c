@@ -149,6 +149,18 @@ walk_release (struct inode *inode, struct walk *w)
       mcache_unpin (inode->fs->mc, w->mb[i]);
 }
 
+/* A table belongs to one inode: two would change it under two locks. */
+static errcode_t
+claim (struct inode *inode, struct mbuf *mb)
+{
+  uint32_t owner = 0;
+
+  if (atomic_compare_exchange_strong (&mb->owner, &owner, inode->ino) ||
+      owner == inode->ino)
+    return 0;
+  return corrupt (inode, mb->blkno);
+}
+
 static errcode_t
 walk_to (struct inode *inode, uint64_t lblk, struct walk *w)
 {
@@ -169,6 +181,8 @@ walk_to (struct inode *inode, uint64_t lblk, struct walk *w)
       err = corrupt (inode, blk);
     else
       err = mcache_read (inode->fs->mc, blk, &w->mb[level]);
+    if (!err)
+      err = claim (inode, w->mb[level]);
     if (err) {
       walk_release (inode, w);
       return err;
@@ -185,6 +199,14 @@ slots_left (const struct filesystem *fs, const struct place *pl)
   uint32_t n = pl->levels == 1 ? EXT2_NDIR_BLOCKS : pointers_per_block (fs);
 
   return n - pl->slot[pl->levels - 1];
+}
+
+uint32_t
+indirect_table_left (const struct filesystem *fs, uint64_t lblk)
+{
+  struct place pl;
+
+  return locate (fs, lblk, &pl) == 0 ? slots_left (fs, &pl) : 1;
 }
 
 errcode_t
@@ -252,32 +274,23 @@ static errcode_t
 add_tables (struct inode *inode, struct walk *w, uint64_t goal,
             struct reservation *r)
 {
-  struct filesystem *fs = inode->fs;
   unsigned level = w->present;
-  uint64_t blk = 0;
   errcode_t err = 0;
 
   for (; level < w->pl.levels && !err; level++) {
-    err = alloc_take_meta (fs, r, goal, &blk);
+    err = map_new_block (inode, r, goal, &w->mb[level]);
     if (err)
       break;
-    if (blk > UINT32_MAX)       /* a pointer has 32 bits */
+    atomic_store (&w->mb[level]->owner, inode->ino);
+    goal = w->mb[level]->blkno + 1;
+    if (goal > UINT32_MAX)      /* a pointer has 32 bits */
       err = EFBIG;
-    else
-      err = mcache_zeroed (fs->mc, blk, &w->mb[level]);
-    if (!err)
-      err = mcache_dirty (fs->mc, w->mb[level], MCLASS_TREE, true);
-    if (err && w->mb[level] == NULL)
-      alloc_untake_meta (fs, r, blk);
-    goal = blk + 1;
   }
   if (!err)
     return 0;
   for (level = w->present; level < w->pl.levels && w->mb[level]; level++) {
-    blk = w->mb[level]->blkno;
-    mcache_unpin (fs->mc, w->mb[level]);
+    map_undo_new_block (inode, r, w->mb[level]);
     w->mb[level] = NULL;
-    alloc_untake_meta (fs, r, blk);
   }
   return err;
 }

@@ -13,6 +13,10 @@
 /* Logical blocks that can be addressed at all. */
 extern uint64_t indirect_max_blocks (const struct filesystem *fs);
 
+/* Pointers from LBLK's on in the table that holds it. */
+extern uint32_t indirect_table_left (const struct filesystem *fs,
+                                     uint64_t lblk);
+
 extern errcode_t indirect_lookup (struct inode *inode, uint64_t lblk,
                                   struct mapping *m);
 

@@ -11,7 +11,6 @@
 #include <ext2fs/ext2fs.h>
 #include <ext2fs/ext2_ext_attr.h>
 
-#include "errors.h"
 #include "inline.h"
 
 #define IN_I_BLOCK ((uint64_t) 60)
@@ -65,28 +64,25 @@ find_value (struct inode *inode, struct ext2_ext_attr_entry **ep,
   struct ext2_ext_attr_entry *e = find_data (inode, &base, &area);
 
   *ep = e;
-  if (e == NULL || e->e_value_inum != 0 || e->e_value_offs > area ||
-      e->e_value_size > area - e->e_value_offs)
+  /* The hash goes over the value rounded up to 4 bytes. */
+  if (e == NULL || e->e_value_inum != 0 || e->e_value_offs % 4 != 0 ||
+      e->e_value_offs > area || e->e_value_size > area ||
+      (e->e_value_size + 3u) / 4 * 4 > area - e->e_value_offs ||
+      base + e->e_value_offs < (uint8_t *) e + EXT2_EXT_ATTR_LEN (4))
     return NULL;
   *len = e->e_value_size;
   return base + e->e_value_offs;
 }
 
-errcode_t
-inline_check (struct inode *inode)
+void
+inline_measure (struct inode *inode)
 {
   struct ext2_ext_attr_entry *e;
   size_t len = 0;
 
-  if (inode->size <= IN_I_BLOCK)
-    return 0;
-  if (find_value (inode, &e, &len) == NULL ||
-      len < inode->size - IN_I_BLOCK) {
-    log_error ("inode %u: its inline data are not all there: run e2fsck",
-               (unsigned) inode->ino);
-    return EXT2_FILSYS_CORRUPTED;
-  }
-  return 0;
+  if (find_value (inode, &e, &len) == NULL)
+    len = 0;
+  inode->inline_bytes = IN_I_BLOCK + len;
 }
 
 /* The bytes at OFFSET and how many follow in the same place. */
@@ -117,11 +113,12 @@ inline_read (struct inode *inode, void *buf, uint64_t count, uint64_t offset)
     uint64_t n;
     const uint8_t *from = bytes_at (inode, offset, &n);
 
-    if (from == NULL)
-      return EXT2_FILSYS_CORRUPTED;
-    if (n > count)
+    if (from == NULL || n > count)
       n = count;
-    memcpy (p, from, n);
+    if (from)
+      memcpy (p, from, n);
+    else
+      memset (p, 0, n);         /* past what is stored */
     p += n;
     offset += n;
     count -= n;

@@ -15,8 +15,10 @@
 
 #include "inode.h"
 
-/* Can all of the file's bytes be found?  Locks: FS. */
-extern errcode_t inline_check (struct inode *inode);
+/* Sets INODE->inline_bytes.  A file can be longer than that: the rest
+ * reads as zeros.
+ */
+extern void inline_measure (struct inode *inode);
 
 /* Locks: MAP, or FS. */
 extern errcode_t inline_read (struct inode *inode, void *buf,

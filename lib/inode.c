@@ -104,7 +104,8 @@ check_mapping (struct inode *inode)
 
   if (inode->raw->i_flags & EXT4_INLINE_DATA_FL) {
     inode->kind = INLINE_DATA;
-    return inline_check (inode);
+    inline_measure (inode);
+    return 0;
   }
   if (inode->raw->i_flags & EXT4_EXTENTS_FL) {
     inode->kind = MAPPED_BY_EXTENTS;
@@ -250,6 +251,8 @@ may_write (struct inode *inode, const char *name)
     what = "append-only (undo with chattr -a)";
   else if (inode->raw->i_flags & EXT4_VERITY_FL)
     what = "protected by fs-verity";
+  else if (inode->kind == INLINE_DATA && inode->inline_bytes < inode->size)
+    what = "inline and longer than its data (copy it to change that)";
   else
     return true;
   log_warning ("%s: serving read-only: the file is %s", name, what);
@@ -321,8 +324,11 @@ load_for_service (struct filesystem *fs, ext2_ino_t ino, const char *name,
   err = check_inode (*ip, name);
   if (err)
     inode_free (*ip);
-  else
+  else {
     (*ip)->writable = may_write (*ip, name);
+    /* An earlier object of this inode may have changed it. */
+    (*ip)->changed_tid = fs->changed ? fs->running_tid : fs->running_tid - 1;
+  }
   return err;
 }
 
@@ -365,7 +371,7 @@ write_pending_times (struct inode *inode)
   if (!atomic_load (&inode->times_pending))
     return;
   LOCK_FOR_SCOPE (&fs->lock);
-  if (filesystem_begin_change (fs) == 0)
+  if (inode_begin_change (inode) == 0)
     inode_write (inode);
 }
 
@@ -411,6 +417,36 @@ set_times (struct inode *inode)
   set_time (inode, &inode->raw->i_ctime, &inode->raw->i_ctime_extra, &now);
 }
 
+/* The block of the inode table that holds INODE. */
+static uint64_t
+table_block (struct inode *inode)
+{
+  ext2_filsys e2 = inode->fs->e2;
+  dgrp_t g = (inode->ino - 1) / EXT2_INODES_PER_GROUP (e2->super);
+  uint64_t at = (uint64_t) ((inode->ino - 1)
+                            % EXT2_INODES_PER_GROUP (e2->super))
+    * EXT2_INODE_SIZE (e2->super);
+
+  return ext2fs_inode_table_loc (e2, g) + (at >> inode->fs->block_bits);
+}
+
+errcode_t
+inode_begin_change (struct inode *inode)
+{
+  struct filesystem *fs = inode->fs;
+  struct mbuf *mb;
+  errcode_t err;
+
+  err = mcache_read (fs->mc, table_block (inode), &mb);
+  if (err)
+    return err;
+  err = filesystem_begin_change (fs);
+  if (!err)
+    err = mcache_dirty (fs->mc, mb, MCLASS_INODE, false);
+  mcache_unpin (fs->mc, mb);
+  return err;
+}
+
 errcode_t
 inode_write (struct inode *inode)
 {
@@ -429,5 +465,8 @@ inode_write (struct inode *inode)
     filesystem_abort (fs, "an inode could not be changed", err);
   else
     atomic_store (&inode->changed_tid, fs->running_tid);
+  if (mcache_dirty_count (fs->mc) * fs->block_size >= LARGE_DIRTY ||
+      fs->alloc.pending.count >= LARGE_FREES)
+    atomic_store (&fs->grown, true);
   return err;
 }

@@ -34,6 +34,7 @@ struct inode {
   enum mapping_kind kind;       /* [constant] */
   bool writable;                /* [constant] */
   uint32_t csum_seed;           /* [constant] of its tree blocks */
+  uint64_t inline_bytes;        /* [constant] INLINE_DATA: stored bytes */
 
   unsigned refs;                /* [ICACHE] */
   struct inode *hash_next;      /* [ICACHE] */
@@ -82,6 +83,12 @@ extern void inode_map_lock_shared (struct inode *inode);
 extern void inode_map_unlock_shared (struct inode *inode);
 extern void inode_map_lock_exclusive (struct inode *inode);
 extern void inode_map_unlock_exclusive (struct inode *inode);
+
+/* Before the first change to INODE's raw form or tree under one hold of
+ * FS: EROFS if there may be none.  Sees to it that inode_write will find
+ * the inode's block.  Locks: FS.
+ */
+extern errcode_t inode_begin_change (struct inode *inode);
 
 /* INODE's raw form has been changed: set its times and write it into the
  * running set.  If that fails, what is in memory and in the running set

@@ -8,7 +8,8 @@
  *
  *   REGISTRY  which filesystem is open, being opened, being closed
  *             (filters/ext2/share.c)
- *   COMMIT    one commit at a time; held across the commit's device I/O
+ *   SYNC      who waits for which sync (sync.h).  The sync thread itself
+ *             works without it.
  *   ICACHE    the table of inodes in use and their reference counts
  *   INODE     reader/writer, one per inode: which blocks belong to it.
  *             Shared: I/O on its blocks, and adding blocks; what a lookup
@@ -19,7 +20,6 @@
  *             lookup.  Exclusive: one edit.  No data I/O under it.
  *   FS        libext2fs handle, allocator, in-memory superblock and
  *             descriptors, dirty metadata.  No *data* I/O under it.
- *   FLUSH     who waits for which flush of the device
  *   MCACHE    one shard of the metadata cache
  *   DEVICE    only for plugins that must be entered by one thread
  *
@@ -49,13 +49,12 @@
 
 enum lock_rank {
   LOCK_REGISTRY,
-  LOCK_COMMIT,
+  LOCK_SYNC,
   LOCK_ICACHE,
   LOCK_INODE,
   LOCK_FILL,
   LOCK_MAP,
   LOCK_FS,
-  LOCK_FLUSH,
   LOCK_MCACHE,
   LOCK_DEVICE,
 };

@@ -19,6 +19,59 @@ map_lookup (struct inode *inode, uint64_t lblk, struct mapping *m)
   return indirect_lookup (inode, lblk, m);
 }
 
+uint32_t
+map_max_insert (struct inode *inode, uint64_t lblk)
+{
+  return inode->kind == MAPPED_BY_EXTENTS ? MAP_MAX_INSERT
+    : indirect_table_left (inode->fs, lblk);
+}
+
+/* An edit can copy or split every node of the path, and lower the root;
+ * others may make the tree deeper before it gets its turn.
+ */
+uint32_t
+map_meta_needed (struct inode *inode)
+{
+  uint32_t n;
+
+  if (inode->kind != MAPPED_BY_EXTENTS)
+    return 3;
+  n = 2 * extent_depth (inode) + 3;
+  return n < MAP_MAX_META ? n : MAP_MAX_META;
+}
+
+errcode_t
+map_new_block (struct inode *inode, struct reservation *r, uint64_t goal,
+               struct mbuf **mbp)
+{
+  struct filesystem *fs = inode->fs;
+  uint64_t blk;
+  errcode_t err;
+
+  err = alloc_take_meta (fs, r, goal, &blk);
+  if (err)
+    return err;
+  err = mcache_new_block (fs->mc, blk, mbp);
+  if (err == EXT2_FILSYS_CORRUPTED) {
+    /* The bitmap had it free, but it is in use: leave it allocated. */
+    group_set_bad (fs, group_of (fs, blk), "a block in use is marked free");
+    return err;
+  }
+  if (err)
+    alloc_untake_meta (fs, r, blk);
+  return err;
+}
+
+void
+map_undo_new_block (struct inode *inode, struct reservation *r,
+                    struct mbuf *mb)
+{
+  uint64_t blk = mb->blkno;
+
+  mcache_unpin (inode->fs->mc, mb);
+  alloc_untake_meta (inode->fs, r, blk);
+}
+
 errcode_t
 map_insert (struct inode *inode, uint64_t lblk, uint32_t len, uint64_t pblk,
             enum map_state state, struct reservation *r, uint32_t *done)

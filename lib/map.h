@@ -24,13 +24,17 @@ struct mapping {
   enum map_state state;
 };
 
-/* Longest range for map_insert: fits one extent, one operation. */
+/* Longest range for map_insert at LBLK: fits one extent, or one table of
+ * pointers.
+ */
 #define MAP_MAX_INSERT 32767u
+extern uint32_t map_max_insert (struct inode *inode, uint64_t lblk);
 
 /* Tree blocks that one call of map_insert, map_convert or map_remove may
- * need at most.
+ * need at most, ever and as the tree is now.
  */
 #define MAP_MAX_META 12
+extern uint32_t map_meta_needed (struct inode *inode);
 
 /* Looks up LBLK.  The length stops at the end of the leaf at the latest,
  * so ask again.  Locks: MAP, or FS.
@@ -69,5 +73,14 @@ extern errcode_t map_remove (struct inode *inode, uint64_t start,
  */
 extern void map_goal (struct inode *inode, uint64_t lblk,
                       struct goal *goal);
+
+/* For extent-edit.c and indirect.c: a new tree block out of R, pinned,
+ * zeroed and in the running set; and its undoing.
+ * Locks: MAP exclusively and FS.
+ */
+extern errcode_t map_new_block (struct inode *inode, struct reservation *r,
+                                uint64_t goal, struct mbuf **mbp);
+extern void map_undo_new_block (struct inode *inode, struct reservation *r,
+                                struct mbuf *mb);
 
 #endif /* EXT2SERVE_MAP_H */

@@ -251,8 +251,13 @@ pin_loaded_locked (struct shard *sh, struct mbuf *mb)
   return err;
 }
 
-errcode_t
-mcache_read (struct mcache *mc, uint64_t blkno, struct mbuf **mbp)
+/* Somebody else's reading failed; that may have been about him (a
+ * client's connection that broke), so it says nothing to us.
+ */
+#define OTHERS_ERROR EAGAIN
+
+static errcode_t
+read_once (struct mcache *mc, uint64_t blkno, struct mbuf **mbp)
 {
   struct shard *sh = shard_of (mc, blkno);
   struct mbuf *mb;
@@ -264,7 +269,7 @@ mcache_read (struct mcache *mc, uint64_t blkno, struct mbuf **mbp)
     err = pin_loaded_locked (sh, mb);
     lock_release (&sh->lock);
     *mbp = err ? NULL : mb;
-    return err;
+    return err ? OTHERS_ERROR : 0;
   }
   mb = hash_add (mc, sh, blkno);
   if (mb == NULL) {
@@ -283,17 +288,29 @@ mcache_read (struct mcache *mc, uint64_t blkno, struct mbuf **mbp)
 
   lock_acquire (&sh->lock);
   mb->loading = false;
-  mb->error = err;
+  mb->error = err == OTHERS_ERROR ? EIO : err;
   pthread_cond_broadcast (&sh->loaded);
   if (err) {
     lru_remove (sh, mb);
     hash_remove (mc, sh, mb);
     mb->dead = true;
+    err = mb->error;
     unpin_locked (mb);
     mb = NULL;
   }
   lock_release (&sh->lock);
   *mbp = mb;
+  return err;
+}
+
+errcode_t
+mcache_read (struct mcache *mc, uint64_t blkno, struct mbuf **mbp)
+{
+  errcode_t err;
+
+  do
+    err = read_once (mc, blkno, mbp);
+  while (err == OTHERS_ERROR);
   return err;
 }
 
@@ -329,7 +346,7 @@ mcache_zeroed (struct mcache *mc, uint64_t blkno, struct mbuf **mbp)
   if (err)
     return err;
   memset (mb->data, 0, mc->block_size);
-  mb->verified = 0;
+  mb->owner = 0;
   *mbp = mb;
   return 0;
 }
@@ -371,6 +388,29 @@ mcache_dirty (struct mcache *mc, struct mbuf *mb, enum mclass mclass,
   mb->dirty = true;
   lru_remove (sh, mb);
   lock_release (&sh->lock);
+  return 0;
+}
+
+errcode_t
+mcache_new_block (struct mcache *mc, uint64_t blkno, struct mbuf **mbp)
+{
+  struct mbuf *mb = mcache_find (mc, blkno);
+  errcode_t err;
+
+  if (mb) {
+    mcache_unpin (mc, mb);
+    return EXT2_FILSYS_CORRUPTED;
+  }
+  err = mcache_zeroed (mc, blkno, &mb);
+  if (err)
+    return err;
+  err = mcache_dirty (mc, mb, MCLASS_TREE, true);
+  if (err) {
+    mcache_unpin (mc, mb);
+    mcache_forget (mc, blkno);
+    return err;
+  }
+  *mbp = mb;
   return 0;
 }
 

@@ -39,10 +39,11 @@ struct mbuf {
   uint64_t blkno;               /* [constant] */
   uint8_t *data;                /* [FS, or FS + MAP; see above] */
 
-  /* Inode for which the owner has verified this block, 0 = none.
+  /* Inode whose tree this block has been found, and verified, in; 0 =
+   * none.  A second one means a damaged image: two locks for one block.
    * [atomic: verifying twice is harmless]
    */
-  _Atomic uint32_t verified;
+  _Atomic uint32_t owner;
 
   /* The rest belongs to mcache.c.  [MCACHE] unless stated */
   unsigned pins;
@@ -88,12 +89,19 @@ extern uint32_t mcache_block_size (const struct mcache *mc);
 extern errcode_t mcache_read (struct mcache *mc, uint64_t blkno,
                               struct mbuf **mbp);
 
-/* As mcache_read, but the content becomes zeros and nothing is read:
- * for a block that has just been allocated.  FRESH: no block on disk
- * points at it, so it may be written first.  Locks: FS.
+/* As mcache_read, but the content becomes zeros and nothing is read: for
+ * a block that is about to be overwritten whole.  Locks: FS.
  */
 extern errcode_t mcache_zeroed (struct mcache *mc, uint64_t blkno,
                                 struct mbuf **mbp);
+
+/* The same for a tree block that has just been allocated, made dirty and
+ * fresh: no block on disk points at it, so it may be written first.
+ * EXT2_FILSYS_CORRUPTED if it is cached, because then it is in use as
+ * something else.  Nothing has changed after an error.  Locks: FS.
+ */
+extern errcode_t mcache_new_block (struct mcache *mc, uint64_t blkno,
+                                   struct mbuf **mbp);
 
 /* Returns block BLKNO pinned if it is cached, else NULL. */
 extern struct mbuf *mcache_find (struct mcache *mc, uint64_t blkno);
@@ -101,7 +109,7 @@ extern struct mbuf *mcache_find (struct mcache *mc, uint64_t blkno);
 extern void mcache_unpin (struct mcache *mc, struct mbuf *mb);
 
 /* MB, pinned, has been or is about to be changed: it belongs to the
- * running set.  FRESH as for blocks from mcache_zeroed.  Only ENOMEM,
+ * running set.  FRESH as for mcache_new_block.  Only ENOMEM,
  * and then nothing has changed.  Locks: FS.
  */
 extern errcode_t mcache_dirty (struct mcache *mc, struct mbuf *mb,

@@ -181,6 +181,44 @@ check_readonly (const struct ext2_super_block *sb, struct super_verdict *v)
   }
 }
 
+/* What the kernel requires of the layout of groups.  libext2fs lets some
+ * of these pass, and our own code relies on them: a bitmap is one block.
+ */
+static errcode_t
+check_groups (const struct ext2_super_block *sb, uint32_t block_size)
+{
+  const uint32_t inode_size = sb->s_rev_level == EXT2_GOOD_OLD_REV
+    ? EXT2_GOOD_OLD_INODE_SIZE : sb->s_inode_size;
+  const bool bigalloc
+    = sb->s_feature_ro_compat & EXT4_FEATURE_RO_COMPAT_BIGALLOC;
+  uint32_t per_block;
+  const char *what = NULL;
+
+  if (inode_size < EXT2_GOOD_OLD_INODE_SIZE || inode_size > block_size ||
+      (inode_size & (inode_size - 1)) != 0)
+    what = "inode size";
+  else if (per_block = block_size / inode_size,
+           sb->s_inodes_per_group < per_block ||
+           sb->s_inodes_per_group > 8 * block_size)
+    what = "number of inodes in a group";
+  else if (bigalloc)
+    ;
+  else if (sb->s_blocks_per_group > 8 * block_size ||
+           sb->s_blocks_per_group <= sb->s_inodes_per_group / per_block + 3)
+    what = "number of blocks in a group";
+  else if (sb->s_first_data_block != (block_size == 1024))
+    what = "first data block";
+  else if (sb->s_reserved_gdt_blocks > block_size / 4)
+    what = "number of reserved descriptor blocks";
+  else if (sb->s_rev_level > EXT2_GOOD_OLD_REV &&
+           sb->s_first_ino < EXT2_GOOD_OLD_FIRST_INO)
+    what = "first inode";
+  if (what == NULL)
+    return 0;
+  log_error ("the superblock's %s is impossible: run e2fsck", what);
+  return EXT2_ET_CORRUPT_SUPERBLOCK;
+}
+
 static errcode_t
 check_geometry (const struct ext2_super_block *sb, uint64_t device_size,
                 uint32_t block_size)
@@ -237,14 +275,9 @@ super_check (struct device *dev, bool want_write, struct super_verdict *v)
     return EXT2_ET_CORRUPT_SUPERBLOCK;
   }
   v->block_size = 1024u << u.sb.s_log_block_size;
-  if (u.sb.s_rev_level == EXT2_GOOD_OLD_REV) {
-    /* Revision 0 has no feature fields. */
-    u.sb.s_feature_compat = u.sb.s_feature_incompat = 0;
-    u.sb.s_feature_ro_compat = 0;
-    u.sb.s_last_orphan = 0;
-  }
 
   if ((err = check_incompat (&u.sb)) ||
+      (err = check_groups (&u.sb, v->block_size)) ||
       (err = check_geometry (&u.sb, dev->size, v->block_size)) ||
       (err = check_journal (&u.sb)) ||
       (err = check_state (&u.sb, want_write)))

@@ -44,16 +44,19 @@ compare_zones (const void *av, const void *bv)
   return a->start < b->start ? -1 : a->start > b->start;
 }
 
-void
+bool
 syszone_finish (struct syszone *z)
 {
   size_t i, n = 0;
+  bool disjoint = true;
 
   if (z->count == 0)
-    return;
+    return true;
   qsort (z->zones, z->count, sizeof *z->zones, compare_zones);
   for (i = 1; i < z->count; i++) {
     if (z->zones[i].start <= z->zones[n].end) {
+      if (z->zones[i].start < z->zones[n].end)
+        disjoint = false;
       if (z->zones[i].end > z->zones[n].end)
         z->zones[n].end = z->zones[i].end;
     }
@@ -61,6 +64,7 @@ syszone_finish (struct syszone *z)
       z->zones[++n] = z->zones[i];
   }
   z->count = n + 1;
+  return disjoint;
 }
 
 void
@@ -126,6 +130,11 @@ syszone_build (struct syszone *z, ext2_filsys fs)
   errcode_t err;
 
   for (g = 0; g < fs->group_desc_count; g++) {
+    if (!ext2fs_group_desc_csum_verify (fs, g)) {
+      log_error ("the descriptor of block group %u has a wrong checksum: "
+                 "run e2fsck", (unsigned) g);
+      return EXT2_FILSYS_CORRUPTED;
+    }
     if ((err = add_super_and_descriptors (z, fs, g)))
       return err;
   }
@@ -148,7 +157,10 @@ syszone_build (struct syszone *z, ext2_filsys fs)
     if (err)
       return err;
   }
-  syszone_finish (z);
+  if (!syszone_finish (z)) {
+    log_error ("the metadata of two block groups overlap: run e2fsck");
+    return EXT2_FILSYS_CORRUPTED;
+  }
   return 0;
 }
 

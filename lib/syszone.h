@@ -26,15 +26,18 @@ struct syszone {
   size_t count, size;
 };
 
-/* Builds Z from FS's descriptors; refuses descriptors that point outside
- * the filesystem.  Reads nothing from the device.
+/* Builds Z from FS's descriptors; refuses descriptors with a wrong
+ * checksum, or that point outside the filesystem or at each other's
+ * blocks.  Reads nothing from the device.
  */
 extern errcode_t syszone_build (struct syszone *z, ext2_filsys fs);
 
-/* Adds blocks; call syszone_finish after the last. */
+/* Adds blocks; call syszone_finish after the last.  It returns false if
+ * some were added twice.
+ */
 extern errcode_t syszone_add (struct syszone *z, uint64_t blk,
                               uint64_t count);
-extern void syszone_finish (struct syszone *z);
+extern bool syszone_finish (struct syszone *z);
 extern void syszone_free (struct syszone *z);
 
 /* Does [BLK, BLK+COUNT) touch any of them? */

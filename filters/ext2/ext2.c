@@ -41,10 +41,16 @@ static struct share_config config = {
   .cache_size = FILESYSTEM_DEFAULT_CACHE,
 };
 
-/* One per connection. */
+/* One per connection.  What a connection asks when the server is already
+ * shutting down, and the filesystem gone, is kept here.
+ */
 struct handle {
   struct client cl;
   char *path;                   /* of the file inside the image */
+  uint64_t size;                /* bytes */
+  uint32_t block_size;          /* bytes */
+  bool rotational;
+  bool can_cache;
 };
 
 static void
@@ -64,16 +70,23 @@ log_to_nbdkit (enum log_level level, const char *line)
   }
 }
 
+/* How often the filter stands in the command line.  A second time would
+ * be this very object again, with the same variables.
+ */
+static unsigned times_loaded;
+
 static void
 ext2_load (void)
 {
-  errors_init (log_to_nbdkit);
+  if (times_loaded++ == 0)
+    errors_init (log_to_nbdkit);
 }
 
 static void
 ext2_unload (void)
 {
-  errors_fini ();
+  if (--times_loaded == 0)
+    errors_fini ();
 }
 
 /* Parameters. */
@@ -102,8 +115,10 @@ ext2_config (nbdkit_next_config *next, nbdkit_backend *nxdata,
   }
   if (strcmp (key, "ext2cache") == 0) {
     size = nbdkit_parse_size (value);
-    if (size == -1)
+    if (size == -1) {
+      nbdkit_error ("ext2cache=%s: give a size, like ext2cache=64M", value);
       return -1;
+    }
     config.cache_size = (size_t) size;
     return 0;
   }
@@ -114,6 +129,12 @@ static int
 ext2_config_complete (nbdkit_next_config_complete *next,
                       nbdkit_backend *nxdata)
 {
+  if (times_loaded > 1) {
+    nbdkit_error ("the ext2 filter can be used only once in a chain; for an "
+                  "image within an image chain two servers with the nbd "
+                  "plugin");
+    return -1;
+  }
   if (!ext2file && !use_exportname) {
     nbdkit_error ("the ext2 filter needs ext2file=/PATH, the file inside "
                   "the image, or ext2file=exportname");
@@ -214,6 +235,10 @@ ext2_open (nbdkit_next_open *next, nbdkit_context *context, int readonly,
     free_handle (h);
     return NULL;
   }
+  h->size = h->cl.inode->size;
+  h->block_size = h->cl.fs->block_size;
+  h->rotational = nextdev_is_rotational (h->cl.dev);
+  h->can_cache = h->cl.dev->can_cache;
   return h;
 }
 
@@ -252,7 +277,7 @@ ext2_get_size (nbdkit_next *next, void *handle)
 {
   struct handle *h = handle;
 
-  return h->cl.inode->size;
+  return h->size;
 }
 
 static const char *
@@ -277,7 +302,7 @@ ext2_block_size (nbdkit_next *next, void *handle, uint32_t *minimum,
   struct handle *h = handle;
 
   *minimum = 1;
-  *preferred = h->cl.fs->block_size;
+  *preferred = h->block_size;
   *maximum = UINT32_C (0xffffffff);
   return 0;
 }
@@ -287,7 +312,7 @@ ext2_is_rotational (nbdkit_next *next, void *handle)
 {
   struct handle *h = handle;
 
-  return nextdev_is_rotational (h->cl.dev);
+  return h->rotational;
 }
 
 static int
@@ -348,7 +373,7 @@ ext2_can_cache (nbdkit_next *next, void *handle)
 {
   struct handle *h = handle;
 
-  return h->cl.dev->can_cache ? NBDKIT_CACHE_NATIVE : NBDKIT_CACHE_EMULATE;
+  return h->can_cache ? NBDKIT_CACHE_NATIVE : NBDKIT_CACHE_EMULATE;
 }
 
 /* All connections use one inode object over one device context, and a

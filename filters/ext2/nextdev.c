@@ -367,6 +367,19 @@ ask_everything (struct nextdev *nd)
   return 0;
 }
 
+/* Patches first, or a steady load of writes keeps them out for ever. */
+static void
+init_patch_lock (struct nextdev *nd)
+{
+  pthread_rwlockattr_t attr;
+
+  pthread_rwlockattr_init (&attr);
+  pthread_rwlockattr_setkind_np
+    (&attr, PTHREAD_RWLOCK_PREFER_WRITER_NONRECURSIVE_NP);
+  pthread_rwlock_init (&nd->patch_lock, &attr);
+  pthread_rwlockattr_destroy (&attr);
+}
+
 struct device *
 nextdev_open (nbdkit_backend *backend, bool readonly, int thread_model)
 {
@@ -380,7 +393,7 @@ nextdev_open (nbdkit_backend *backend, bool readonly, int thread_model)
   nd->dev.ops = &nextdev_ops;
   nd->dev.parallel = !nd->serialise;
   lock_init (&nd->lock, LOCK_DEVICE);
-  pthread_rwlock_init (&nd->patch_lock, NULL);
+  init_patch_lock (nd);
   /* The default export: most plugins ignore the name, and two names
    * would mount one disk twice.
    */

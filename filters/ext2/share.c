@@ -223,15 +223,18 @@ share_shutdown (void)
   pthread_cond_broadcast (&changed);
   while (clients || state != CLOSED) {
     struct client *cl = clients;
+    struct inode *inode;
 
     if (cl == NULL) {
       /* Somebody is opening or closing right now: let them finish. */
       lock_wait (&changed, &registry);
       continue;
     }
+    /* Once detached, CL may be freed by its connection's thread. */
+    inode = cl->inode;
     detach_locked (cl);
     lock_release (&registry);
-    iput (cl->inode);
+    iput (inode);
     if (unuse_filesystem () == -1)
       r = -1;
     lock_acquire (&registry);

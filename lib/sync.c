@@ -1,0 +1,93 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/* SPDX-FileCopyrightText: 2026 the nbdkit-ext2 authors */
+
+/* The sync thread. */
+
+#include <config.h>
+
+#include <errno.h>
+#include <signal.h>
+
+#include "commit.h"
+#include "fs.h"
+#include "sync.h"
+
+/* Wait for work; false when there is none left and none will come. */
+static bool
+next_sync (struct syncer *s, uint64_t *target)
+{
+  LOCK_FOR_SCOPE (&s->lock);
+  while (s->requested == s->completed && !s->stop)
+    lock_wait (&s->wanted, &s->lock);
+  *target = s->requested;
+  return s->requested != s->completed;
+}
+
+static void
+end_sync (struct syncer *s, uint64_t target, errcode_t err)
+{
+  LOCK_FOR_SCOPE (&s->lock);
+  s->completed = target;
+  s->error = err;
+  pthread_cond_broadcast (&s->done);
+}
+
+static void *
+sync_thread (void *arg)
+{
+  struct filesystem *fs = arg;
+  struct syncer *s = &fs->syncer;
+  uint64_t target;
+
+  while (next_sync (s, &target))
+    end_sync (s, target, commit_sync (fs));
+  end_sync (s, target, commit_last (fs));
+  return NULL;
+}
+
+errcode_t
+syncer_start (struct filesystem *fs)
+{
+  struct syncer *s = &fs->syncer;
+  sigset_t all, old;
+  int r;
+
+  /* Signals are for the server's own threads. */
+  sigfillset (&all);
+  pthread_sigmask (SIG_BLOCK, &all, &old);
+  r = pthread_create (&s->thread, NULL, sync_thread, fs);
+  pthread_sigmask (SIG_SETMASK, &old, NULL);
+  s->started = r == 0;
+  return r;
+}
+
+errcode_t
+syncer_wait (struct filesystem *fs)
+{
+  struct syncer *s = &fs->syncer;
+  uint64_t mine;
+
+  lock_assert_can_take (LOCK_SYNC);
+  LOCK_FOR_SCOPE (&s->lock);
+  mine = ++s->requested;
+  pthread_cond_signal (&s->wanted);
+  while (s->completed < mine)
+    lock_wait (&s->done, &s->lock);
+  /* If a later sync has ended since, its result holds for us as well. */
+  return s->error;
+}
+
+errcode_t
+syncer_stop (struct filesystem *fs)
+{
+  struct syncer *s = &fs->syncer;
+
+  if (!s->started)
+    return 0;
+  lock_acquire (&s->lock);
+  s->stop = true;
+  pthread_cond_signal (&s->wanted);
+  lock_release (&s->lock);
+  pthread_join (s->thread, NULL);
+  return s->error;
+}

@@ -1,0 +1,52 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/* SPDX-FileCopyrightText: 2026 the nbdkit-ext2 authors */
+
+/* The sync thread: the only one that commits and flushes.
+ *
+ * Why a thread of its own: a request runs on its connection's thread,
+ * and some layers beneath (nbdkit's delay, rate and retry filters) fail
+ * a call when *that* connection hangs up.  A commit is made for
+ * everybody and must not die with the client who happened to ask.
+ *
+ * A sync covers what was done before it *started*.  So callers that come
+ * while one is under way all wait for the next, and share it.
+ */
+
+#ifndef EXT2SERVE_SYNC_H
+#define EXT2SERVE_SYNC_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include <et/com_err.h>
+
+#include "locks.h"
+
+struct filesystem;
+
+struct syncer {
+  pthread_t thread;             /* [constant] */
+  bool started;                 /* [constant] */
+
+  struct lock lock;             /* SYNC */
+  pthread_cond_t wanted;        /* requested or stop has changed */
+  pthread_cond_t done;          /* completed has grown */
+  uint64_t requested;           /* [SYNC] */
+  uint64_t completed;           /* [SYNC] */
+  errcode_t error;              /* [SYNC] of the last sync */
+  bool stop;                    /* [SYNC] */
+};
+
+extern errcode_t syncer_start (struct filesystem *fs);
+
+/* A whole sync, started after this call, has ended; its result.  Locks:
+ * none held.
+ */
+extern errcode_t syncer_wait (struct filesystem *fs);
+
+/* Lets the thread make the last commits and end; their result.  Nobody
+ * may be in syncer_wait.
+ */
+extern errcode_t syncer_stop (struct filesystem *fs);
+
+#endif /* EXT2SERVE_SYNC_H */
