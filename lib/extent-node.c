@@ -270,25 +270,8 @@ node_read (struct inode *inode, uint64_t blkno, unsigned depth, uint64_t lo,
 
 /* Searching. */
 
-/* The last index entry whose key is <= LBLK, or the first. */
-static unsigned
-search_index (const struct ext3_extent_header *eh, uint64_t lblk)
-{
-  unsigned lo = 1, hi = node_entries (eh);
-
-  while (lo < hi) {
-    unsigned mid = lo + (hi - lo) / 2;
-
-    if (node_key (eh, mid) <= lblk)
-      lo = mid + 1;
-    else
-      hi = mid;
-  }
-  return lo - 1;
-}
-
 unsigned
-node_search_leaf (const struct ext3_extent_header *eh, uint64_t lblk)
+node_search (const struct ext3_extent_header *eh, uint64_t lblk)
 {
   unsigned lo = 0, hi = node_entries (eh);
 
@@ -301,6 +284,15 @@ node_search_leaf (const struct ext3_extent_header *eh, uint64_t lblk)
       hi = mid;
   }
   return lo;
+}
+
+/* The index entry to follow: the last whose key is <= LBLK, or the first. */
+static unsigned
+search_index (const struct ext3_extent_header *eh, uint64_t lblk)
+{
+  unsigned n = node_search (eh, lblk);
+
+  return n > 0 ? n - 1 : 0;
 }
 
 void

@@ -91,9 +91,9 @@ extern void node_write (struct inode *inode, struct node *n,
 extern void node_init (struct inode *inode, struct node *n, struct mbuf *mb,
                        unsigned depth);
 
-/* Number of the leaf's entries that start at or before LBLK. */
-extern unsigned node_search_leaf (const struct ext3_extent_header *eh,
-                                  uint64_t lblk);
+/* Number of entries whose first logical block is LBLK or before. */
+extern unsigned node_search (const struct ext3_extent_header *eh,
+                             uint64_t lblk);
 
 /* Reads and checks block BLKNO, a node of this depth which covers
  * [LO, HI).  Unpin N->mb after use.

@@ -46,7 +46,7 @@ extent_lookup (struct inode *inode, uint64_t lblk, struct mapping *m)
   if (err)
     return err;
   eh = p.node[p.depth].eh;
-  i = node_search_leaf (eh, lblk);
+  i = node_search (eh, lblk);
 
   m->lblk = lblk;
   m->state = MAP_HOLE;
@@ -95,7 +95,7 @@ extent_goal (struct inode *inode, uint64_t lblk, uint64_t *goal)
   if (path_find (inode, lblk, &p) != 0)
     return false;
   eh = p.node[p.depth].eh;
-  i = node_search_leaf (eh, lblk);
+  i = node_search (eh, lblk);
   found = node_entries (eh) > 0;
   if (found) {
     node_get (eh, i > 0 ? i - 1 : 0, &e);

@@ -89,31 +89,40 @@ group_set_bad (struct filesystem *fs, dgrp_t g, const char *why)
   fs->damaged = true;
 }
 
+/* The I-th zone of fixed metadata, cut to group G: bits [*FROM, *TO).
+ * Start with I = syszone_search (group_first); false when there are no
+ * more.
+ */
+static bool
+zone_bits (struct filesystem *fs, dgrp_t g, size_t i, uint32_t *from,
+           uint32_t *to)
+{
+  const uint64_t first = group_first (fs, g);
+  const uint64_t end = first + group_blocks (fs, g);
+  const struct zone *z = &fs->zones.zones[i];
+
+  if (i >= fs->zones.count || z->start >= end)
+    return false;
+  *from = z->start > first ? z->start - first : 0;
+  *to = (z->end < end ? z->end : end) - first;
+  return true;
+}
+
 /* Set bits for the metadata and the padding of group G: what the bitmap
  * of a group that was never initialised consists of.
  */
 static void
 init_bitmap (struct filesystem *fs, dgrp_t g, uint8_t *map)
 {
-  uint64_t first = group_first (fs, g);
-  uint32_t n = group_blocks (fs, g), b;
-  size_t i;
+  size_t i = syszone_search (&fs->zones, group_first (fs, g));
+  uint32_t from, to;
 
   memset (map, 0, fs->block_size);
-  for (i = syszone_search (&fs->zones, first);
-       i < fs->zones.count && fs->zones.zones[i].start < first + n; i++) {
-    uint64_t start = fs->zones.zones[i].start;
-    uint64_t end = fs->zones.zones[i].end;
-
-    if (start < first)
-      start = first;
-    if (end > first + n)
-      end = first + n;
-    for (; start < end; start++)
-      bit_set (map, start - first);
-  }
-  for (b = n; b < fs->block_size * 8; b++)
-    bit_set (map, b);
+  for (; zone_bits (fs, g, i, &from, &to); i++)
+    for (; from < to; from++)
+      bit_set (map, from);
+  for (from = group_blocks (fs, g); from < fs->block_size * 8; from++)
+    bit_set (map, from);
 }
 
 /* Whatever the descriptor claims, blocks of the group that hold fixed
@@ -122,22 +131,12 @@ init_bitmap (struct filesystem *fs, dgrp_t g, uint8_t *map)
 static bool
 zones_marked (struct filesystem *fs, dgrp_t g, const uint8_t *map)
 {
-  uint64_t first = group_first (fs, g);
-  uint32_t n = group_blocks (fs, g);
-  size_t i;
+  size_t i = syszone_search (&fs->zones, group_first (fs, g));
+  uint32_t from, to;
 
-  for (i = syszone_search (&fs->zones, first);
-       i < fs->zones.count && fs->zones.zones[i].start < first + n; i++) {
-    uint64_t start = fs->zones.zones[i].start;
-    uint64_t end = fs->zones.zones[i].end;
-
-    if (start < first)
-      start = first;
-    if (end > first + n)
-      end = first + n;
-    if (bit_find (map, start - first, end - first, false) != end - first)
+  for (; zone_bits (fs, g, i, &from, &to); i++)
+    if (bit_find (map, from, to, false) != to)
       return false;
-  }
   return true;
 }
 
