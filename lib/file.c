@@ -545,7 +545,7 @@ file_status (struct inode *inode, uint64_t count, uint64_t offset,
   errcode_t err;
 
   err = check_range (inode, count, offset);
-  if (err)
+  if (err || count == 0)
     return err;
   if (inode->kind == INLINE_DATA) {
     fn (opaque, offset, count, MAP_WRITTEN);
