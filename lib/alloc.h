@@ -110,7 +110,9 @@ extern errcode_t alloc_free_later (struct filesystem *fs, uint64_t blk,
 /* Makes sure that the next N calls of alloc_free_later cannot fail. */
 extern errcode_t alloc_pending_room (struct filesystem *fs, size_t n);
 
-/* Is all of [BLK, BLK+LEN) marked in use? */
+/* Is all of [BLK, BLK+LEN) marked in use?  If not, its group is not used
+ * any more (said once).
+ */
 extern bool alloc_is_allocated (struct filesystem *fs, uint64_t blk,
                                 uint64_t len);
 

@@ -10,7 +10,9 @@
 
 /* Finds PATH (from the root directory, with or without a leading slash),
  * following symbolic links as if the image were mounted at its root.
- * Logs what is wrong.  Locks: none held.
+ * What the path leads to may be of any type.  Logs what is wrong.  Takes
+ * bounded time whatever is in the image, and FS for a block at a time.
+ * Locks: none held.
  */
 extern errcode_t path_resolve (struct filesystem *fs, const char *path,
                                ext2_ino_t *ino);

@@ -1,0 +1,299 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/* SPDX-FileCopyrightText: 2026 the nbdkit-ext2 authors */
+
+/* Files mapped by indirect blocks, up to triple indirect ones: in 1 KiB
+ * blocks, with 256 pointers a table.
+ */
+
+#include <config.h>
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "image.h"
+
+#define BLOCK UINT64_C (1024)
+#define PER_TABLE UINT64_C (256)
+
+/* First logical block of each kind. */
+#define IND UINT64_C (12)
+#define DIND (IND + PER_TABLE)
+#define TIND (DIND + PER_TABLE * PER_TABLE)
+
+/* Into the second double indirect block of the triple indirect one, and
+ * not to the end of a block.
+ */
+#define SIZE ((TIND + PER_TABLE * PER_TABLE + 3 * PER_TABLE) * BLOCK - 77)
+
+static const struct image_file files[] = {
+  { "f", SIZE, false }, { NULL },
+};
+
+static uint64_t
+free_blocks (struct memdev *md, struct filesystem **fs, struct inode **inode)
+{
+  image_close (*fs, *inode);
+  image_assert_clean (md);
+  *fs = image_open (md);
+  *inode = image_iget (*fs, "f");
+  return image_free_blocks (md);
+}
+
+static void
+assert_filled (struct inode *inode, uint64_t lblk, uint8_t with)
+{
+  uint8_t data[BLOCK];
+  unsigned i;
+
+  assert_ok (file_read (inode, data, BLOCK, lblk * BLOCK));
+  for (i = 0; i < BLOCK; i++)
+    assert_int_equal (data[i], with);
+}
+
+static void
+write_block (struct inode *inode, uint64_t lblk, uint8_t with)
+{
+  uint8_t data[BLOCK];
+
+  memset (data, with, sizeof data);
+  assert_ok (file_write (inode, data, BLOCK, lblk * BLOCK, 0));
+}
+
+static void
+trim_block (struct inode *inode, uint64_t lblk)
+{
+  assert_ok (file_trim (inode, BLOCK, lblk * BLOCK, 0));
+}
+
+/* Two blocks under the same tables, given up one by one: the first takes
+ * nothing with it, the second the TABLES that only they used.
+ */
+static void
+one_level (struct memdev *md, uint64_t lblk, unsigned tables)
+{
+  struct filesystem *fs = image_open (md);
+  struct inode *inode = image_iget (fs, "f");
+  const uint64_t none = image_free_blocks (md);
+  const uint32_t sectors = inode->raw->i_blocks;
+
+  write_block (inode, lblk, 1);
+  write_block (inode, lblk + 1, 2);
+  assert_int_equal (free_blocks (md, &fs, &inode), none - tables - 2);
+  assert_int_equal (inode->raw->i_blocks, sectors + 2 * (tables + 2));
+  trim_block (inode, lblk);
+  assert_filled (inode, lblk, 0);
+  assert_filled (inode, lblk + 1, 2);
+  assert_int_equal (free_blocks (md, &fs, &inode), none - tables - 1);
+  assert_filled (inode, lblk + 1, 2);
+  trim_block (inode, lblk + 1);
+  assert_filled (inode, lblk + 1, 0);
+  assert_int_equal (free_blocks (md, &fs, &inode), none);
+  assert_int_equal (inode->raw->i_blocks, sectors);
+  image_close (fs, inode);
+}
+
+static void
+each_level (const char *args)
+{
+  struct memdev *md = image_make (args, UINT64_C (8) << 20, files);
+
+  one_level (md, 0, 0);
+  one_level (md, IND - 2, 0);
+  one_level (md, IND, 1);
+  one_level (md, DIND - 2, 1);
+  one_level (md, DIND, 2);
+  one_level (md, DIND + 77 * PER_TABLE + 5, 2);
+  one_level (md, TIND - 2, 2);
+  one_level (md, TIND, 3);
+  one_level (md, TIND + PER_TABLE * PER_TABLE + PER_TABLE + 9, 3);
+  memdev_free (md);
+}
+
+static void
+test_each_level_ext2 (void **state)
+{
+  (void) state;
+  each_level ("-t ext2 -b 1024");
+}
+
+static void
+test_each_level_ext3 (void **state)
+{
+  (void) state;
+  each_level ("-t ext3 -b 1024");
+}
+
+/* Tables go only when the last block under them does. */
+static void
+test_shared_tables (void **state)
+{
+  static const uint64_t at[] = {
+    TIND, TIND + PER_TABLE, TIND + PER_TABLE * PER_TABLE, DIND, IND, 0,
+  };
+  /* Blocks and tables that go with each, in that order. */
+  static const unsigned gone[] = { 2, 3, 4, 3, 2, 1 };
+  struct memdev *md = image_make ("-t ext2 -b 1024", UINT64_C (8) << 20,
+                                  files);
+  struct filesystem *fs = image_open (md);
+  struct inode *inode = image_iget (fs, "f");
+  uint64_t before = image_free_blocks (md), now;
+  unsigned i, k;
+
+  (void) state;
+  for (i = 0; i < 6; i++)
+    write_block (inode, at[i], i + 1);
+  now = free_blocks (md, &fs, &inode);
+  assert_int_equal (before - now, 15);
+  for (i = 0; i < 6; i++) {
+    trim_block (inode, at[i]);
+    before = now;
+    now = free_blocks (md, &fs, &inode);
+    assert_int_equal (now - before, gone[i]);
+    for (k = 0; k < 6; k++)
+      assert_filled (inode, at[k], k <= i ? 0 : k + 1);
+  }
+  image_close (fs, inode);
+  memdev_free (md);
+}
+
+/* Somewhere near a place where something changes. */
+static uint64_t
+somewhere (struct rng *rng)
+{
+  static const uint64_t near[] = {
+    0, IND, IND + 30, DIND, DIND + PER_TABLE, DIND + 100 * PER_TABLE, TIND,
+    TIND + PER_TABLE, TIND + PER_TABLE * PER_TABLE, SIZE / BLOCK,
+  };
+  uint64_t at = near[rng_below (rng, sizeof near / sizeof *near)] * BLOCK
+    + rng_below (rng, 40 * BLOCK);
+
+  at = at > 20 * BLOCK ? at - 20 * BLOCK : at;
+  return at < SIZE ? at : SIZE - 1;
+}
+
+static void
+one_request (struct filesystem *fs, struct inode *inode, struct shadow *s,
+             struct rng *rng)
+{
+  uint64_t at = somewhere (rng), n = 1 + rng_below (rng, 30 * BLOCK);
+  unsigned flags = 0;
+
+  if (rng_below (rng, 3) == 0)  /* across tables */
+    n += rng_below (rng, 3) * PER_TABLE * BLOCK;
+  if (n > SIZE - at)
+    n = SIZE - at;
+  switch (rng_below (rng, 6)) {
+  case 0: case 1: case 2:
+    if (n > 60 * BLOCK)
+      n = 60 * BLOCK;
+    rng_fill (rng, s->data + at, n);
+    assert_ok (file_write (inode, s->data + at, n, at, 0));
+    break;
+  case 3:
+    assert_ok (file_trim (inode, n, at, 0));
+    shadow_trim (fs, s, n, at);
+    break;
+  case 4:
+    flags = FILE_MAY_TRIM;
+    /* fall through */
+  case 5:
+    memset (s->data + at, 0, n);
+    assert_ok (file_zero (inode, n, at, flags));
+    break;
+  }
+}
+
+static void
+random_requests (const char *args)
+{
+  struct memdev *md = image_make (args, UINT64_C (16) << 20, files);
+  struct filesystem *fs = image_open (md);
+  struct inode *inode = image_iget (fs, "f");
+  const uint64_t none = image_free_blocks (md);
+  struct rng rng = { 4 };
+  struct shadow s;
+  unsigned round, i;
+
+  shadow_init (&s, SIZE);
+  for (round = 0; round < 4; round++) {
+    for (i = 0; i < image_scale (400); i++)
+      one_request (fs, inode, &s, &rng);
+    shadow_assert_same (&s, inode);
+    free_blocks (md, &fs, &inode);
+  }
+  image_assert_dump (md, "f", s.data, SIZE);
+  /* Nothing has been lost on the way. */
+  assert_ok (file_trim (inode, SIZE, 0, 0));
+  assert_int_equal (free_blocks (md, &fs, &inode), none);
+  image_close (fs, inode);
+  shadow_free (&s);
+  memdev_free (md);
+}
+
+static void
+test_random_ext2 (void **state)
+{
+  (void) state;
+  random_requests ("-t ext2 -b 1024");
+}
+
+static void
+test_random_ext3 (void **state)
+{
+  (void) state;
+  random_requests ("-t ext3 -b 1024 -J size=2");
+}
+
+/* One request that needs more than a hundred new tables, where there is
+ * space for them.
+ */
+static void
+test_large_write (void **state)
+{
+  const uint64_t n = UINT64_C (32) << 20, at = (DIND + 3) * BLOCK;
+  struct memdev *md = image_make ("-t ext2 -b 1024", UINT64_C (48) << 20,
+                                  files);
+  struct filesystem *fs = image_open (md);
+  struct inode *inode = image_iget (fs, "f");
+  const uint64_t none = image_free_blocks (md);
+  uint8_t *buf = malloc (n), *back = malloc (n);
+  struct rng rng = { 5 };
+
+  (void) state;
+  assert_non_null (buf);
+  assert_non_null (back);
+  rng_fill (&rng, buf, n);
+  assert_ok (file_write (inode, buf, n, at, 0));
+  /* 128 full tables, one that is shared at each end, and their parent. */
+  assert_int_equal (none - free_blocks (md, &fs, &inode),
+                    n / BLOCK + n / BLOCK / PER_TABLE + 1 + 1);
+  assert_ok (file_read (inode, back, n, at));
+  assert_memory_equal (buf, back, n);
+  assert_ok (file_trim (inode, SIZE, 0, 0));
+  assert_int_equal (free_blocks (md, &fs, &inode), none);
+  /* The same by zeroing, a block at a time being too slow. */
+  assert_ok (file_zero (inode, n, at, 0));
+  assert_int_equal (none - free_blocks (md, &fs, &inode),
+                    n / BLOCK + n / BLOCK / PER_TABLE + 1 + 1);
+  image_close (fs, inode);
+  memdev_free (md);
+  free (buf);
+  free (back);
+}
+
+int
+main (void)
+{
+  const struct CMUnitTest tests[] = {
+    cmocka_unit_test (test_each_level_ext2),
+    cmocka_unit_test (test_each_level_ext3),
+    cmocka_unit_test (test_shared_tables),
+    cmocka_unit_test (test_random_ext2),
+    cmocka_unit_test (test_random_ext3),
+    cmocka_unit_test (test_large_write),
+  };
+
+  image_init ();
+  return cmocka_run_group_tests (tests, NULL, NULL);
+}
