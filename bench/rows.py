@@ -1,0 +1,292 @@
+# SPDX-License-Identifier: BSD-3-Clause
+# SPDX-FileCopyrightText: 2026 the nbdkit-ext2 authors
+
+"""The rows that compare speed on ready files: reading, overwriting, mixed,
+filling, FUA, and other clients beside a busy one."""
+
+import contextlib
+import os
+import time
+
+from contenders import DIST, FUSE, LINUX, OURS, RAW, Server
+from load import Background, Failed, client_load, fio
+from measure import Cell, Sample
+
+KIB, MIB = 1024, 1024 * 1024
+START = 0.5                     # seconds that starting fio and such takes
+
+
+def in_flight(connections):
+    """Per connection: 16 in all, or one each."""
+    return max(1, 16 // connections)
+
+
+def size_name(n):
+    return f"{n // MIB} MiB" if n >= MIB else f"{n // KIB} KiB"
+
+
+def with_cpu(server, call):
+    """What call returns, and the server's CPU per request in us."""
+    before = server.cpu()
+    result = call()
+    requests = result["requests"]
+    return result, (server.cpu() - before) * 1e6 / max(1, requests)
+
+
+def warm(bench, server, size, block=MIB, step=None):
+    client_load(bench.tools.client("client-load"), server.uri, o="r",
+                b=block, S=step or block, l=size)
+
+
+# --- Reading, overwriting, mixed ---------------------------------------------
+
+@contextlib.contextmanager
+def plain_servers(bench):
+    """Everybody who can run, with the same file, warm."""
+    with contextlib.ExitStack() as stack:
+        servers = {}
+        for kind in RAW, OURS, LINUX, DIST, FUSE:
+            if not bench.can(kind):
+                continue
+            image = bench.images.plain(kind, bench.size)
+            try:
+                s = stack.enter_context(Server(bench.tools, kind, image))
+                warm(bench, s, bench.size)
+                servers[kind] = s
+            except Failed as e:
+                bench.failures.append(f"{kind}: {e}")
+        yield servers
+
+
+def fio_sample(bench, server, rw, block, connections):
+    r, cpu = with_cpu(server, lambda: fio(
+        server.uri, rw, block, bench.size, connections,
+        in_flight(connections), bench.seconds))
+    return Sample(r["requests"] / r["seconds"], r["p99"], cpu)
+
+
+def add_absent(bench, cell, connections=1):
+    for kind in LINUX, DIST, FUSE:
+        if not bench.can(kind, connections):
+            cell.absent[kind] = bench.why_not(kind)
+
+
+def among_others(connections):
+    """The others are asked where it says most, or it takes too long."""
+    return connections in (1, 16)
+
+
+def speed_row(row, rw, block):
+    kind = "random" if rw.startswith("rand") else "sequential"
+    verb = "overwrites" if "write" in rw else "reads"
+    what = f"{kind} {verb} {size_name(block)}"
+
+    def measure(bench):
+        with plain_servers(bench) as servers:
+            for n in bench.connections:
+                cell = Cell(row, f"{what}, {n} connection{'s'[:n > 1]}", RAW,
+                            target=0.97)
+                add_absent(bench, cell, n)
+                bench.compare(cell, {
+                    k: lambda s=s, n=n: fio_sample(bench, s, rw, block, n)
+                    for k, s in servers.items()
+                    if k in (RAW, OURS)
+                    or among_others(n) and bench.can(k, n)})
+
+    def estimate(bench):
+        n = len(bench.connections)
+        few = len([c for c in bench.connections if among_others(c)])
+        runs = bench.pairs * n * 2 + bench.others * few * 3
+        return runs * (bench.seconds + START) + bench.size / (60 * MIB)
+
+    return measure, estimate
+
+
+def mixed(bench):
+    """Half reads, half overwrites of 4 KiB; flushes in between."""
+    program = bench.tools.client("client-load")
+
+    def sample(server, every, n):
+        r, cpu = with_cpu(server, lambda: client_load(
+            program, server.uri, o="rw", f=every, b=4096, p="random",
+            l=bench.size, c=n, d=in_flight(n), t=bench.seconds))
+        return Sample(r["requests"] / r["seconds"], r["read"]["p99"], cpu)
+
+    with plain_servers(bench) as servers:
+        for every in 100, 1000:
+            for n in 1, 16:
+                cell = Cell("mixed", "random 4 KiB, half overwrites, flush "
+                            f"every {every}, {n} connection{'s'[:n > 1]}",
+                            RAW, target=0.97)
+                add_absent(bench, cell, n)
+                bench.compare(cell, {
+                    k: lambda s=s, e=every, n=n: sample(s, e, n)
+                    for k, s in servers.items()
+                    if k in (RAW, OURS) or bench.can(k, n)})
+
+
+def mixed_estimate(bench):
+    return 4 * (bench.pairs * 2 + bench.others * 3) * (bench.seconds + 0.5)
+
+
+# --- Filling -----------------------------------------------------------------
+
+def fill_sample(bench, kind, rw, connections):
+    """From the first write until all is on the image's disk."""
+    # fuse2fs would take minutes.
+    size = min(bench.fill, 64 * MIB) if kind == FUSE else bench.fill
+    image = bench.images.holes(kind, size, bench.tools.scratch("img"))
+    try:
+        server = Server(bench.tools, kind, image)
+        with server:
+            before = server.cpu()
+            r = fio(server.uri, rw, 64 * KIB, size, connections,
+                    max(1, 16 // connections))
+            cpu = (server.cpu() - before) * 1e6 / r["requests"]
+            begin = time.monotonic()
+            with server.steps() as step:
+                step("connect", server.uri)
+                if kind != DIST:      # it has no flush to speak of
+                    step("flush")
+            server.stop()
+            fd = os.open(image, os.O_RDWR)
+            os.fsync(fd)
+            os.close(fd)
+            end = time.monotonic()
+        return Sample(r["bytes"] / (r["seconds"] + end - begin), r["p99"], cpu)
+    finally:
+        os.unlink(image)
+
+
+def fill(bench):
+    reference = LINUX if bench.can(LINUX) else RAW
+    for order, rw in ("sequential", "write"), ("random", "randwrite"):
+        note = None if reference == LINUX else "no loop mount; see raw"
+        cell = Cell("fill", f"{order} 64 KiB into "
+                    f"{bench.fill // MIB} MiB of holes, 4 connections",
+                    reference, "bytes",
+                    target=1.0 if reference == LINUX else None, note=note)
+        add_absent(bench, cell, 4)
+        bench.compare(cell, {
+            k: lambda k=k, rw=rw: fill_sample(bench, k, rw, 4)
+            for k in dict.fromkeys((reference, OURS, RAW, DIST, FUSE))
+            if bench.can(k, 4)})
+
+
+def fill_estimate(bench):
+    return 2 * (bench.pairs * 2 + bench.others * 2) * (
+        1 + bench.fill / (330 * MIB))
+
+
+# --- FUA into holes ----------------------------------------------------------
+
+def fua_sample(bench, kind, depth):
+    image = bench.images.holes(kind, 1024 * MIB, bench.tools.scratch("img"))
+    try:
+        with Server(bench.tools, kind, image) as server:
+            r, cpu = with_cpu(server, lambda: client_load(
+                bench.tools.client("client-load"), server.uri, o="W",
+                b=4096, p="permuted", d=depth, t=bench.seconds))
+        return Sample(r["requests"] / r["seconds"], r["write"]["p99"], cpu)
+    finally:
+        os.unlink(image)
+
+
+def fua(bench):
+    reference = LINUX if bench.can(LINUX) else RAW
+    for depth in 1, 16:
+        cell = Cell("fua", f"4 KiB writes with FUA into holes, {depth} in "
+                    "flight", reference,
+                    target=1.0 if reference == LINUX else None)
+        add_absent(bench, cell)
+        bench.compare(cell, {
+            k: lambda k=k, d=depth: fua_sample(bench, k, d)
+            for k in dict.fromkeys((reference, OURS, RAW, DIST, FUSE))
+            if bench.can(k)})
+
+
+def fua_estimate(bench):
+    return 2 * (bench.pairs * 2 + bench.others * 3) * (bench.seconds + 1.0)
+
+
+# --- One client busy, the others not to notice -------------------------------
+
+# What the busy client does, alone on its connection, one in flight.
+BUSY = {
+    "fills": {"o": "w", "b": 16384, "p": "seq"},
+    "fills and trims": {"o": "wt", "b": 65536, "p": "permuted"},
+    "flushes new blocks": {"o": "wf", "b": 4096, "p": "permuted"},
+}
+HOLES = 6 * 1024 * MIB
+
+
+def beside(bench):
+    """Each pair: the clients alone, then beside a busy one.  The raw file
+    shows what the shared processors alone cost."""
+    program = bench.tools.client("client-load")
+    data = min(bench.size, 256 * MIB)
+    slices = iter(range(1 << 30))
+
+    def victims(server, verb):
+        # No CPU: the server's is that of the busy client too.
+        r = client_load(program, server.uri, o=verb, b=4096, p="random",
+                        l=data, c=4, d=1, t=bench.seconds)
+        side = r["write" if verb == "w" else "read"]
+        return Sample(r["requests"] / r["seconds"], side["p99"], None,
+                      side["max"])
+
+    def beside_busy(server, verb, what):
+        part = HOLES // 40
+        start = data + next(slices) % 40 * part
+        busy = Background(program, server.uri, s=start, l=part,
+                          t=bench.seconds + 0.4, **BUSY[what])
+        try:
+            time.sleep(0.2)
+            return victims(server, verb)
+        finally:
+            busy.result()
+
+    with contextlib.ExitStack() as stack:
+        servers = {}
+        for kind in RAW, OURS:
+            image = bench.images.half(kind, data, HOLES)
+            servers[kind] = stack.enter_context(
+                Server(bench.tools, kind, image))
+            warm(bench, servers[kind], data)
+        for what in BUSY:
+            for verb, name in ("r", "reads"), ("w", "overwrites"):
+                cell = Cell(
+                    "beside", f"4 KiB {name}, 4 connections, while another "
+                    f"client {what}", "alone", target=0.8, p99_target=3,
+                    against={RAW: "raw alone"},
+                    titles={"alone": "this filter, nobody else"})
+                measures = {}
+                for label, s in ("raw alone", RAW), ("alone", OURS):
+                    measures[label] = (
+                        lambda s=servers[s], v=verb: victims(s, v))
+                    measures[s] = (lambda s=servers[s], v=verb, w=what:
+                                   beside_busy(s, v, w))
+                bench.compare(cell, measures, full=(RAW, "raw alone"))
+
+
+def beside_estimate(bench):
+    return 6 * bench.pairs * (4 * bench.seconds + 1.0) + 4
+
+
+# Name: (what it measures, function, estimate in seconds).
+ROWS = {}
+for _verb, _rw in ("read", "read"), ("write", "write"):
+    for _name, _block, _random in (("4k", 4 * KIB, "rand"),
+                                   ("64k", 64 * KIB, "rand"), ("1m", MIB, "")):
+        ROWS[f"{_verb}-{_name}"] = (
+            f"{'random' if _random else 'sequential'} "
+            f"{'reads' if _verb == 'read' else 'overwrites'}",
+            *speed_row(f"{_verb}-{_name}", _random + _rw, _block))
+ROWS["mixed"] = ("half reads, half overwrites, with flushes", mixed,
+                 mixed_estimate)
+ROWS["fill"] = ("filling holes, against Linux on a loop mount", fill,
+                fill_estimate)
+ROWS["fua"] = ("FUA writes into holes, against Linux on a loop mount", fua,
+               fua_estimate)
+ROWS["beside"] = ("other clients while one fills, trims or flushes", beside,
+                  beside_estimate)
