@@ -8,19 +8,22 @@
  *   1. Under FS: put checksums on bitmaps and descriptors, copy the
  *      superblock and all dirty blocks, take the list of freed blocks,
  *      start the next running set.  From here on without FS.
- *   2. Before the first change ever: superblock with VALID_FS cleared.
- *   3. Flush: file data written before 1 are durable, hence before any
- *      pointer to them.
- *   4. Bitmaps, descriptors, superblock counts; tree blocks that nothing
- *      on disk points at yet.  Flush.
- *      A crash here leaks blocks, which e2fsck -p frees.
+ *   2. Before the first change ever: superblock with VALID_FS cleared,
+ *      flush.
+ *   3. Bitmaps, descriptors, superblock counts; tree blocks that nothing
+ *      on disk points at yet.
+ *   4. Flush.  That covers 3, and also all file data written before 1:
+ *      both are durable before any pointer to them.
+ *      A crash up to here leaks blocks, which e2fsck -p frees.
  *   5. Tree blocks and inodes that existed before, in any order: each
  *      single block's write is a whole change of its own (extent-edit.c).
  *      Flush.  The set is durable: requests waiting for it are answered.
  *      A crash here leaks blocks and leaves wrong block counts of inodes,
  *      which e2fsck -p corrects.
- *   6. Blocks freed by the set: tell the device, clear their bits.  That
- *      is a change of the next set, so a crash before it leaks at worst.
+ *   6. Blocks freed by the set go to the sync thread's list; when it has
+ *      nothing more urgent to do, it tells the device and clears their
+ *      bits, a few at a time.  That is a change of a later set, so a
+ *      crash before it leaks at worst.
  *
  * A failure in 2 to 5 aborts the filesystem: what is on the device is
  * then one of the states above, and nothing more is written.
@@ -151,7 +154,8 @@ freeze (struct filesystem *fs, struct commit *c, bool *work)
   c->super_dirty = fs->super_dirty;
   c->freed = fs->alloc.pending;
   memset (&fs->alloc.pending, 0, sizeof fs->alloc.pending);
-  fs->freeing = c->freed.count > 0;
+  if (c->freed.count > 0)
+    fs->freeing = true;
   c->first = !fs->unmarked_valid;
   fs->unmarked_valid = true;
   fs->super_dirty = false;
@@ -202,9 +206,8 @@ write_commit (struct filesystem *fs, struct commit *c)
 
   log_debug ("commit %llu: %zu blocks, %zu ranges freed",
              (unsigned long long) c->tid, c->set.count, c->freed.count);
-  if (c->first && (err = write_super (fs, &c->super, state)))
-    return err;
-  if ((err = flush (fs)))
+  if (c->first && ((err = write_super (fs, &c->super, state)) ||
+                   (err = flush (fs))))
     return err;
   if ((err = write_wave (fs, &c->set, true)))
     return err;
@@ -217,29 +220,77 @@ write_commit (struct filesystem *fs, struct commit *c)
   return flush (fs);
 }
 
-/* Step 6.  A range that is not wholly allocated comes from a damaged
- * image: it may be somebody else's, and is left alone.
+/* Step 6. */
+
+/* How much of it to do before looking for other work again. */
+#define RELEASE_RANGES 64
+#define RELEASE_BLOCKS 65536
+
+/* Hands C's freed blocks over to the sync thread's list. */
+static errcode_t
+queue_freed (struct filesystem *fs, struct free_list *freed)
+{
+  struct free_list *l = &fs->releasing;
+  struct free_range *p;
+
+  if (l->count == 0) {
+    free (l->ranges);
+    *l = *freed;
+    memset (freed, 0, sizeof *freed);
+    return 0;
+  }
+  p = realloc (l->ranges, (l->count + freed->count) * sizeof *p);
+  if (p == NULL)
+    return ENOMEM;
+  memcpy (p + l->count, freed->ranges, freed->count * sizeof *p);
+  l->ranges = p;
+  l->count += freed->count;
+  l->size = l->count;
+  return 0;
+}
+
+/* A range that is not wholly allocated comes from a damaged image: it may
+ * be somebody else's, and is left alone.
  */
 static void
-release_freed (struct filesystem *fs, struct commit *c)
+release_range (struct filesystem *fs, uint64_t blk, uint64_t len)
 {
-  struct free_range *r = c->freed.ranges;
-  size_t i;
+  bool ours;
 
   lock_acquire (&fs->lock);
-  for (i = 0; i < c->freed.count; i++)
-    if (!alloc_is_allocated (fs, r[i].blk, r[i].len))
-      r[i].len = 0;
+  ours = !atomic_load (&fs->aborted) && alloc_is_allocated (fs, blk, len);
   lock_release (&fs->lock);
-  /* Their bits are set, so nobody can take them meanwhile. */
-  for (i = 0; i < c->freed.count && !atomic_load (&fs->aborted); i++)
-    device_trim (fs->dev, r[i].len * fs->block_size,
-                 r[i].blk * fs->block_size);
+  if (!ours)
+    return;
+  /* Its bits are set, so nobody can take it meanwhile. */
+  device_trim (fs->dev, len << fs->block_bits, blk << fs->block_bits);
   LOCK_FOR_SCOPE (&fs->lock);
-  for (i = 0; i < c->freed.count; i++)
-    if (r[i].len > 0 && filesystem_begin_change (fs) == 0)
-      alloc_free_now (fs, r[i].blk, r[i].len);
+  if (filesystem_begin_change (fs) == 0)
+    alloc_free_now (fs, blk, len);
+}
+
+bool
+commit_release_some (struct filesystem *fs)
+{
+  struct free_list *l = &fs->releasing;
+  uint64_t ranges = 0, blocks = 0;
+
+  while (l->count > 0 && ranges < RELEASE_RANGES && blocks < RELEASE_BLOCKS) {
+    struct free_range *r = &l->ranges[l->count - 1];
+    uint64_t n = r->len < RELEASE_BLOCKS ? r->len : RELEASE_BLOCKS;
+
+    release_range (fs, r->blk + r->len - n, n);
+    r->len -= n;
+    if (r->len == 0)
+      l->count--;
+    ranges++;
+    blocks += n;
+  }
+  if (l->count > 0)
+    return true;
+  LOCK_FOR_SCOPE (&fs->lock);
   fs->freeing = false;
+  return false;
 }
 
 /* *WORK: there was something to commit. */
@@ -260,7 +311,10 @@ commit_once (struct filesystem *fs, bool *work)
   }
   mcache_thaw (fs->mc, &c.set, err == 0);
   if (!err) {
-    release_freed (fs, &c);
+    /* Without memory for the list they stay allocated: a leak. */
+    if (queue_freed (fs, &c.freed) != 0)
+      log_error ("out of memory: %zu ranges of freed blocks are lost until "
+                 "e2fsck is run", c.freed.count);
     atomic_store (&fs->committed_tid, c.tid);
   }
   free (c.freed.ranges);
@@ -280,12 +334,15 @@ errcode_t
 commit_last (struct filesystem *fs)
 {
   uint16_t state = fs->original_state;
-  bool work = true;
-  errcode_t err = 0;
+  bool work;
+  errcode_t err;
 
-  /* Twice at most: the second one for what the first has freed. */
-  while (!err && work)
+  /* A commit frees blocks, which is a change to be committed. */
+  do {
+    while (commit_release_some (fs))
+      ;
     err = commit_once (fs, &work);
+  } while (!err && work);
   if (!err)
     err = flush (fs);
   if (!err && atomic_load (&fs->flush_failed))
@@ -335,9 +392,12 @@ filesystem_reclaim (struct filesystem *fs, uint64_t since)
   lock_acquire (&fs->lock);
   worth = fs->alloc.pending.count > 0 || fs->freeing;
   lock_release (&fs->lock);
-  if (worth)
-    return filesystem_flush (fs) == 0;
-  return atomic_load (&fs->committed_tid) != since;
+  if (!worth)
+    return atomic_load (&fs->committed_tid) != since;
+  if (filesystem_flush (fs) != 0)
+    return false;
+  syncer_drain (fs);
+  return true;
 }
 
 void

@@ -13,6 +13,11 @@
 /* Commits the running set; with nothing in it, flushes the device. */
 extern errcode_t commit_sync (struct filesystem *fs);
 
+/* Makes some of the blocks that commits have freed usable again; true if
+ * there are more.
+ */
+extern bool commit_release_some (struct filesystem *fs);
+
 /* Commits until nothing is left, then restores the superblock's state.
  * For closing: nobody else uses FS.
  */

@@ -194,6 +194,7 @@ filesystem_free (struct filesystem *fs)
   pthread_cond_destroy (&fs->syncer.wanted);
   pthread_cond_destroy (&fs->syncer.done);
   free (fs->commit_batch);
+  free (fs->releasing.ranges);
   free (fs);
 }
 

@@ -48,6 +48,7 @@ struct filesystem {
 
   _Atomic uint64_t committed_tid; /* [atomic; the sync thread writes] */
   uint8_t *commit_batch;        /* [the sync thread's] COMMIT_BATCH bytes */
+  struct free_list releasing;   /* [the sync thread's] freed, committed */
 
   struct syncer syncer;         /* [its own SYNC] */
 
@@ -59,7 +60,7 @@ struct filesystem {
   uint64_t running_tid;         /* [FS] changes made now belong to it */
   bool changed;                 /* [FS] the running set holds changes */
   bool super_dirty;             /* [FS] */
-  bool freeing;                 /* [FS] a commit will free blocks */
+  bool freeing;                 /* [FS] committed frees to come */
   bool damaged;                 /* [FS] found it in contradiction */
   bool unmarked_valid;          /* [FS] VALID_FS is cleared on disk */
   uint16_t original_state;      /* [constant] s_state at open */

@@ -12,24 +12,39 @@
 #include "fs.h"
 #include "sync.h"
 
-/* Wait for work; false when there is none left and none will come. */
-static bool
-next_sync (struct syncer *s, uint64_t *target)
+enum work { SYNC, RELEASE, STOP };
+
+/* Wait for work.  A sync comes first, freed blocks when there is time. */
+static enum work
+next_work (struct syncer *s, uint64_t *target)
 {
   LOCK_FOR_SCOPE (&s->lock);
-  while (s->requested == s->completed && !s->stop)
+  while (s->requested == s->completed && !s->releasing && !s->stop)
     lock_wait (&s->wanted, &s->lock);
   *target = s->requested;
-  return s->requested != s->completed;
+  if (s->requested != s->completed)
+    return SYNC;
+  return s->stop ? STOP : RELEASE;
 }
 
+/* A sync may have freed blocks: then there is that to do. */
 static void
 end_sync (struct syncer *s, uint64_t target, errcode_t err)
 {
   LOCK_FOR_SCOPE (&s->lock);
   s->completed = target;
   s->error = err;
+  s->releasing = true;
   pthread_cond_broadcast (&s->done);
+}
+
+static void
+end_release (struct syncer *s, bool more)
+{
+  LOCK_FOR_SCOPE (&s->lock);
+  s->releasing = more;
+  if (!more)
+    pthread_cond_broadcast (&s->done);
 }
 
 static void *
@@ -39,10 +54,19 @@ sync_thread (void *arg)
   struct syncer *s = &fs->syncer;
   uint64_t target;
 
-  while (next_sync (s, &target))
-    end_sync (s, target, commit_sync (fs));
-  end_sync (s, target, commit_last (fs));
-  return NULL;
+  for (;;) {
+    switch (next_work (s, &target)) {
+    case SYNC:
+      end_sync (s, target, commit_sync (fs));
+      break;
+    case RELEASE:
+      end_release (s, commit_release_some (fs));
+      break;
+    case STOP:
+      end_sync (s, target, commit_last (fs));
+      return NULL;
+    }
+  }
 }
 
 errcode_t
@@ -75,6 +99,17 @@ syncer_wait (struct filesystem *fs)
     lock_wait (&s->done, &s->lock);
   /* If a later sync has ended since, its result holds for us as well. */
   return s->error;
+}
+
+void
+syncer_drain (struct filesystem *fs)
+{
+  struct syncer *s = &fs->syncer;
+
+  lock_assert_can_take (LOCK_SYNC);
+  LOCK_FOR_SCOPE (&s->lock);
+  while (s->releasing)
+    lock_wait (&s->done, &s->lock);
 }
 
 errcode_t
