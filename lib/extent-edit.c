@@ -22,10 +22,15 @@
  *
  *   leaf, fits, same first key   -> IN_PLACE, done
  *   leaf, fits, other first key  -> MOVE, parent: its key and child
- *   leaf, does not fit           -> SPLIT, parent: two for one
+ *   leaf, does not fit           -> SHARE with the leaf to the left if
+ *                                   that has room, parent: two for two
+ *                                -> SPLIT otherwise, parent: two for one
  *   leaf, empty                  -> DROP, parent: none for one
  *   root, does not fit           -> LOWER: a new node takes the entries
- *   and the same for each parent.
+ *   and the same (but for SHARE) for each parent.
+ *
+ * SHARE keeps leaves fuller than splitting alone would, which is memory:
+ * a leaf takes a whole block of the cache.
  *
  * plan () decides all this and counts the blocks; then what can fail is
  * done (allocating, memory); then apply () changes the tree.
@@ -113,13 +118,14 @@ build_list (struct ext3_extent_header *eh, uint64_t start, uint64_t end,
   return place;
 }
 
-enum how { IN_PLACE, MOVE, SPLIT, DROP, LOWER };
+enum how { IN_PLACE, MOVE, SHARE, SPLIT, DROP, LOWER };
 
 /* What happens to the path's node at one level. */
 struct step {
   enum how how;
-  struct entry_list list;       /* the node's new entries */
-  unsigned left;                /* SPLIT: so many stay left */
+  struct entry_list list;       /* the new entries; SHARE: of both nodes */
+  unsigned left;                /* SPLIT, SHARE: so many go left */
+  unsigned at;                  /* parent's first entry that is replaced */
 };
 
 struct edit {
@@ -128,10 +134,11 @@ struct edit {
   struct step step[EXTENT_MAX_DEPTH + 1];
   unsigned top;                 /* the last level that changes */
   struct entry_list dropped;    /* what is unmapped */
+  struct node sibling;          /* SHARE: the leaf to the left, pinned */
 
   struct mbuf *new[MAP_MAX_META];
   unsigned need, taken, used;   /* new blocks */
-  uint64_t freed[EXTENT_MAX_DEPTH * 2 + 1];
+  uint64_t freed[EXTENT_MAX_DEPTH * 2 + 2];
   unsigned nfreed;              /* old blocks */
 };
 
@@ -142,9 +149,9 @@ is_private (const struct node *n)
   return n->mb == NULL || mcache_is_fresh (n->mb);
 }
 
-/* The list of LEVEL: the node's entries with the one that the path
- * follows replaced by what becomes of the child.  Child block numbers
- * are filled in by apply ().
+/* The list of LEVEL: the node's entries with those that led to the child
+ * (SHARE: and its sibling) replaced by what becomes of it.  Child block
+ * numbers are filled in by apply ().
  */
 static errcode_t
 plan_parent (struct edit *ed, unsigned level)
@@ -158,13 +165,15 @@ plan_parent (struct edit *ed, unsigned level)
   if (l->e == NULL)
     return ENOMEM;
   for (i = 0; i < count; i++) {
-    if (i != n->at)
+    if (i < child->at || i > n->at)
       node_get (n->eh, i, &l->e[l->n++]);
-    else if (child->how != DROP) {
+    else if (i == child->at && child->how != DROP) {
       node_get (n->eh, i, &l->e[l->n]);
       l->e[l->n++].lblk = child->list.e[0].lblk;
-      if (child->how == SPLIT)
+      if (child->how == SPLIT || child->how == SHARE) {
+        node_get (n->eh, n->at, &l->e[l->n]);
         l->e[l->n++].lblk = child->list.e[child->left].lblk;
+      }
     }
   }
   return 0;
@@ -179,6 +188,49 @@ split_at (const struct node *n, unsigned count, unsigned place)
   return place >= count ? node_capacity (n->eh) : count / 2;
 }
 
+/* Can the leaf to the left take enough?  Then its entries come before
+ * those of the list.  If anything is in the way, the leaf is split.
+ */
+static bool
+plan_share (struct edit *ed)
+{
+  const unsigned level = ed->p.depth;
+  const struct node *n = &ed->p.node[level], *parent = n - 1;
+  struct step *s = &ed->step[level];
+  const unsigned most = node_capacity (n->eh);
+  struct entry_list both = { 0 };
+  struct entry sib;
+  unsigned i, count;
+
+  if (parent->at == 0)
+    return false;
+  node_get (parent->eh, parent->at - 1, &sib);
+  if (node_read (ed->inode, sib.pblk, 0, sib.lblk,
+                 node_key (parent->eh, parent->at), &ed->sibling) != 0)
+    return false;
+  count = node_entries (ed->sibling.eh);
+  if (count > 0 && node_key (ed->sibling.eh, 0) == sib.lblk &&
+      node_capacity (ed->sibling.eh) == most &&
+      count + s->list.n <= 2 * most - most / 8)
+    both.e = calloc (count + s->list.n, sizeof *both.e);
+  if (both.e == NULL) {
+    mcache_unpin (ed->inode->fs->mc, ed->sibling.mb);
+    ed->sibling.mb = NULL;
+    return false;
+  }
+  for (i = 0; i < count; i++)
+    node_get (ed->sibling.eh, i, &both.e[i]);
+  memcpy (both.e + count, s->list.e, s->list.n * sizeof *both.e);
+  both.n = count + s->list.n;
+  free (s->list.e);
+  s->list = both;
+  s->left = both.n / 2;
+  s->at = parent->at - 1;
+  s->how = SHARE;
+  ed->need += !is_private (n) + !is_private (&ed->sibling);
+  return true;
+}
+
 /* PLACE is how many entries are up to and including what was added. */
 static void
 plan_step (struct edit *ed, unsigned level, unsigned place)
@@ -187,12 +239,17 @@ plan_step (struct edit *ed, unsigned level, unsigned place)
   struct step *s = &ed->step[level];
   bool fits = s->list.n <= node_capacity (n->eh);
 
+  if (level > 0)
+    s->at = ed->p.node[level - 1].at;
   if (level == 0) {
     s->how = fits ? IN_PLACE : LOWER;
     ed->need += !fits;
   }
   else if (s->list.n == 0)
     s->how = DROP;
+  else if (!fits && level == ed->p.depth && place < s->list.n &&
+           plan_share (ed))
+    ;
   else if (!fits) {
     s->how = SPLIT;
     s->left = split_at (n, s->list.n, place);
@@ -283,14 +340,12 @@ new_node (struct edit *ed, unsigned depth)
   return n;
 }
 
-/* The node to put the (left) entries into: the old one if nothing on the
+/* The node to put OLD's new entries into: OLD itself if nothing on the
  * disk sees it, else a new one in its stead.
  */
 static struct node
-node_for_change (struct edit *ed, unsigned level)
+node_for_change (struct edit *ed, const struct node *old)
 {
-  struct node *old = &ed->p.node[level];
-
   if (is_private (old))
     return *old;
   ed->freed[ed->nfreed++] = old->mb->blkno;
@@ -301,7 +356,7 @@ node_for_change (struct edit *ed, unsigned level)
 static void
 set_children (struct edit *ed, unsigned level, uint64_t left, uint64_t right)
 {
-  struct entry *e = ed->step[level - 1].list.e + ed->p.node[level - 1].at;
+  struct entry *e = ed->step[level - 1].list.e + ed->step[level].at;
 
   e[0].pblk = left;
   if (right)
@@ -334,12 +389,19 @@ apply_step (struct edit *ed, unsigned level)
     node_write (ed->inode, &ed->p.node[level], s->list.e, s->list.n);
     break;
   case MOVE:
-    left = node_for_change (ed, level);
+    left = node_for_change (ed, &ed->p.node[level]);
     node_write (ed->inode, &left, s->list.e, s->list.n);
     set_children (ed, level, left.mb->blkno, 0);
     break;
+  case SHARE:
+    left = node_for_change (ed, &ed->sibling);
+    right = node_for_change (ed, &ed->p.node[level]);
+    node_write (ed->inode, &left, s->list.e, s->left);
+    node_write (ed->inode, &right, s->list.e + s->left, s->list.n - s->left);
+    set_children (ed, level, left.mb->blkno, right.mb->blkno);
+    break;
   case SPLIT:
-    left = node_for_change (ed, level);
+    left = node_for_change (ed, &ed->p.node[level]);
     right = new_node (ed, node_depth (left.eh));
     node_write (ed->inode, &left, s->list.e, s->left);
     node_write (ed->inode, &right, s->list.e + s->left, s->list.n - s->left);
@@ -525,6 +587,8 @@ extent_edit (struct inode *inode, uint64_t start, uint64_t end,
 
  out:
   path_release (inode, &ed.p);
+  if (ed.sibling.mb)
+    mcache_unpin (inode->fs->mc, ed.sibling.mb);
   while (ed.taken > 0)
     mcache_unpin (inode->fs->mc, ed.new[--ed.taken]);
   for (level = 0; level <= EXTENT_MAX_DEPTH; level++)
