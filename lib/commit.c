@@ -233,6 +233,8 @@ queue_freed (struct filesystem *fs, struct free_list *freed)
   struct free_list *l = &fs->releasing;
   struct free_range *p;
 
+  if (freed->count == 0)
+    return 0;
   if (l->count == 0) {
     free (l->ranges);
     *l = *freed;

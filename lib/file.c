@@ -262,6 +262,7 @@ static errcode_t
 unmap (struct inode *inode, uint64_t start, uint64_t end, uint64_t *done)
 {
   struct filesystem *fs = inode->fs;
+  uint64_t next;
   errcode_t err = 0;
 
   while (start < end && !err) {
@@ -271,10 +272,12 @@ unmap (struct inode *inode, uint64_t start, uint64_t end, uint64_t *done)
     inode_lock_exclusive (inode);
     inode_map_lock_exclusive (inode);
     lock_acquire (&fs->lock);
-    err = unmap_locked (inode, start, end, &start);
+    err = unmap_locked (inode, start, end, &next);
     lock_release (&fs->lock);
     inode_map_unlock_exclusive (inode);
     inode_unlock_exclusive (inode);
+    if (!err)
+      start = next;
   }
   *done = start;
   return err;

@@ -4,12 +4,20 @@
 /* The metadata cache.
  *
  * Notes on the design: a hash table in SHARDS parts, each with its own
- * lock and its own list of clean buffers in order of use, so that many
- * clients looking up tree blocks do not meet on one lock.  The running
+ * lock and its own list of clean buffers.  Many clients look up the same
+ * few tree blocks, so finding a buffer must not make them wait for each
+ * other: it takes the lock shared, pins by an atomic counter and marks
+ * the buffer used; unpinning takes no lock.  Eviction goes round the
+ * list and gives used buffers a second chance.  The running
  * set is an array of dirty buffers under FS, which every change of
  * metadata holds anyway.  A commit copies the set (a memcpy of what
  * changed, tens of blocks) instead of locking buffers against change
  * while they are written.
+ *
+ * A buffer is freed by whoever takes it off the hash table when it has no
+ * pin (eviction, forgetting), or else by whoever drops the last pin and
+ * sees that it is dead.  New pins need the hash table, so a count that
+ * is zero under the exclusive lock stays zero.
  *
  * Dirty and committing buffers are not on the list and thus cannot be
  * evicted.  There is deliberately no write-back from here.
@@ -28,15 +36,22 @@
 
 #define SHARDS 16
 
-/* How many pinned buffers an eviction looks past before it gives up. */
-#define EVICT_SCAN 16
+/* How many buffers an eviction looks at before it gives up. */
+#define EVICT_SCAN 32
+
+#define MBUF_DEAD (UINT32_C (1) << 31)
 
 struct shard {
-  struct lock lock;             /* protects all of this */
-  pthread_cond_t loaded;        /* some buffer is no longer loading */
+  pthread_rwlock_t lock;        /* MCACHE: shared to find, else exclusive */
   struct mbuf **buckets;
   struct mbuf lru;              /* list head: lru_next is the newest */
   size_t clean;                 /* buffers on the list */
+
+  /* For those who wait for a buffer that somebody else is reading; the
+   * innermost lock of all.
+   */
+  pthread_mutex_t load_lock;
+  pthread_cond_t loaded;
 };
 
 struct mcache {
@@ -66,6 +81,27 @@ static struct mbuf **
 bucket_of (struct mcache *mc, struct shard *sh, uint64_t blkno)
 {
   return &sh->buckets[(mix (blkno) >> 20) & (mc->buckets - 1)];
+}
+
+static void
+shard_find_lock (struct shard *sh)
+{
+  lock_note_acquire (LOCK_MCACHE);
+  pthread_rwlock_rdlock (&sh->lock);
+}
+
+static void
+shard_lock (struct shard *sh)
+{
+  lock_note_acquire (LOCK_MCACHE);
+  pthread_rwlock_wrlock (&sh->lock);
+}
+
+static void
+shard_unlock (struct shard *sh)
+{
+  lock_note_release (LOCK_MCACHE);
+  pthread_rwlock_unlock (&sh->lock);
 }
 
 static void
@@ -100,6 +136,7 @@ struct mcache *
 mcache_new (struct device *dev, uint32_t block_size, size_t limit)
 {
   struct mcache *mc = calloc (1, sizeof *mc);
+  pthread_rwlockattr_t attr;
   size_t i;
 
   if (mc == NULL)
@@ -111,14 +148,20 @@ mcache_new (struct device *dev, uint32_t block_size, size_t limit)
     mc->limit = 4;
   for (mc->buckets = 16; mc->buckets < mc->limit; mc->buckets *= 2)
     ;
+  /* A miss must get its turn among any number of hits. */
+  pthread_rwlockattr_init (&attr);
+  pthread_rwlockattr_setkind_np
+    (&attr, PTHREAD_RWLOCK_PREFER_WRITER_NONRECURSIVE_NP);
   for (i = 0; i < SHARDS; i++) {
     struct shard *sh = &mc->shards[i];
 
-    lock_init (&sh->lock, LOCK_MCACHE);
+    pthread_rwlock_init (&sh->lock, &attr);
+    pthread_mutex_init (&sh->load_lock, NULL);
     pthread_cond_init (&sh->loaded, NULL);
     sh->lru.lru_next = sh->lru.lru_prev = &sh->lru;
     sh->buckets = calloc (mc->buckets, sizeof *sh->buckets);
   }
+  pthread_rwlockattr_destroy (&attr);
   for (i = 0; i < SHARDS; i++) {
     if (mc->shards[i].buckets == NULL) {
       mcache_free (mc);
@@ -148,7 +191,8 @@ mcache_free (struct mcache *mc)
     }
     free (sh->buckets);
     pthread_cond_destroy (&sh->loaded);
-    lock_destroy (&sh->lock);
+    pthread_mutex_destroy (&sh->load_lock);
+    pthread_rwlock_destroy (&sh->lock);
   }
   free (mc->dirty);
   free (mc);
@@ -182,25 +226,48 @@ hash_remove (struct mcache *mc, struct shard *sh, struct mbuf *mb)
 }
 
 static void
+pin (struct mbuf *mb)
+{
+  atomic_fetch_add (&mb->pins, 1);
+}
+
+static void
+unpin (struct mbuf *mb)
+{
+  if (atomic_fetch_sub (&mb->pins, 1) == (MBUF_DEAD | 1))
+    mbuf_free (mb);
+}
+
+/* MB is off the hash table: nobody can pin it any more. */
+static void
+bury (struct mbuf *mb)
+{
+  if (atomic_fetch_or (&mb->pins, MBUF_DEAD) == 0)
+    mbuf_free (mb);
+}
+
+static void
 evict (struct mcache *mc, struct shard *sh)
 {
   struct mbuf *mb = sh->lru.lru_prev, *prev;
-  unsigned scan = 0;
+  unsigned scan;
 
-  for (; sh->clean > mc->limit && mb != &sh->lru && scan < EVICT_SCAN;
-       mb = prev) {
+  for (scan = 0; sh->clean > mc->limit && mb != &sh->lru &&
+         scan < EVICT_SCAN; mb = prev, scan++) {
     prev = mb->lru_prev;
-    if (mb->pins > 0) {
-      scan++;
+    if (atomic_load (&mb->pins) > 0)
+      continue;
+    lru_remove (sh, mb);
+    if (atomic_exchange (&mb->used, false)) {
+      lru_add_newest (sh, mb);
       continue;
     }
-    lru_remove (sh, mb);
     hash_remove (mc, sh, mb);
     mbuf_free (mb);
   }
 }
 
-/* Add a pinned buffer for BLKNO.  Locks: the shard. */
+/* Add a pinned buffer for BLKNO.  Locks: the shard exclusively. */
 static struct mbuf *
 hash_add (struct mcache *mc, struct shard *sh, uint64_t blkno)
 {
@@ -215,7 +282,7 @@ hash_add (struct mcache *mc, struct shard *sh, uint64_t blkno)
     return NULL;
   }
   mb->blkno = blkno;
-  mb->pins = 1;
+  pin (mb);
   mb->hash_next = *bucket;
   *bucket = mb;
   lru_add_newest (sh, mb);
@@ -223,32 +290,49 @@ hash_add (struct mcache *mc, struct shard *sh, uint64_t blkno)
   return mb;
 }
 
-/* Drop a pin; the last one of a dead buffer frees it.  Locks: the shard. */
-static void
-unpin_locked (struct mbuf *mb)
+/* The buffer, pinned, if it is cached; perhaps still loading. */
+static struct mbuf *
+find_and_pin (struct mcache *mc, struct shard *sh, uint64_t blkno)
 {
-  assert (mb->pins > 0);
-  if (--mb->pins == 0 && mb->dead && !mb->committing)
-    mbuf_free (mb);
+  struct mbuf *mb;
+
+  shard_find_lock (sh);
+  mb = hash_find (mc, sh, blkno);
+  if (mb) {
+    pin (mb);
+    if (!atomic_load_explicit (&mb->used, memory_order_relaxed))
+      atomic_store (&mb->used, true);
+  }
+  shard_unlock (sh);
+  return mb;
 }
 
-/* Take a pin, and wait while somebody else reads the block. */
+/* Wait while somebody else reads MB, pinned.  On error the pin is gone. */
 static errcode_t
-pin_loaded_locked (struct shard *sh, struct mbuf *mb)
+wait_loaded (struct shard *sh, struct mbuf *mb)
 {
   errcode_t err;
 
-  mb->pins++;
-  if (mb->lru_next && sh->lru.lru_next != mb) {
-    lru_remove (sh, mb);
-    lru_add_newest (sh, mb);
+  if (atomic_load (&mb->loading)) {
+    pthread_mutex_lock (&sh->load_lock);
+    while (atomic_load (&mb->loading))
+      pthread_cond_wait (&sh->loaded, &sh->load_lock);
+    pthread_mutex_unlock (&sh->load_lock);
   }
-  while (mb->loading)
-    lock_wait (&sh->loaded, &sh->lock);
   err = mb->error;
   if (err)
-    unpin_locked (mb);
+    unpin (mb);
   return err;
+}
+
+static void
+end_load (struct shard *sh, struct mbuf *mb, errcode_t err)
+{
+  pthread_mutex_lock (&sh->load_lock);
+  mb->error = err;
+  atomic_store (&mb->loading, false);
+  pthread_cond_broadcast (&sh->loaded);
+  pthread_mutex_unlock (&sh->load_lock);
 }
 
 /* Somebody else's reading failed; that may have been about him (a
@@ -256,28 +340,24 @@ pin_loaded_locked (struct shard *sh, struct mbuf *mb)
  */
 #define OTHERS_ERROR EAGAIN
 
+/* Reads block BLKNO, which was not cached a moment ago. */
 static errcode_t
-read_once (struct mcache *mc, uint64_t blkno, struct mbuf **mbp)
+load (struct mcache *mc, struct shard *sh, uint64_t blkno, struct mbuf **mbp)
 {
-  struct shard *sh = shard_of (mc, blkno);
   struct mbuf *mb;
   errcode_t err;
 
-  lock_acquire (&sh->lock);
-  mb = hash_find (mc, sh, blkno);
-  if (mb) {
-    err = pin_loaded_locked (sh, mb);
-    lock_release (&sh->lock);
-    *mbp = err ? NULL : mb;
-    return err ? OTHERS_ERROR : 0;
+  shard_lock (sh);
+  if (hash_find (mc, sh, blkno)) {
+    shard_unlock (sh);
+    return OTHERS_ERROR;        /* somebody was faster: look again */
   }
   mb = hash_add (mc, sh, blkno);
-  if (mb == NULL) {
-    lock_release (&sh->lock);
+  if (mb)
+    atomic_store (&mb->loading, true);
+  shard_unlock (sh);
+  if (mb == NULL)
     return ENOMEM;
-  }
-  mb->loading = true;
-  lock_release (&sh->lock);
 
   /* Nobody but us touches the data while it is loading. */
   if (blkno > UINT64_MAX / mc->block_size)
@@ -285,32 +365,40 @@ read_once (struct mcache *mc, uint64_t blkno, struct mbuf **mbp)
   else
     err = device_pread (mc->dev, mb->data, mc->block_size,
                         blkno * mc->block_size);
-
-  lock_acquire (&sh->lock);
-  mb->loading = false;
-  mb->error = err == OTHERS_ERROR ? EIO : err;
-  pthread_cond_broadcast (&sh->loaded);
+  if (err == OTHERS_ERROR)
+    err = EIO;
   if (err) {
-    lru_remove (sh, mb);
-    hash_remove (mc, sh, mb);
-    mb->dead = true;
-    err = mb->error;
-    unpin_locked (mb);
-    mb = NULL;
+    shard_lock (sh);
+    if (!(atomic_load (&mb->pins) & MBUF_DEAD)) {       /* not forgotten */
+      lru_remove (sh, mb);
+      hash_remove (mc, sh, mb);
+      bury (mb);
+    }
+    shard_unlock (sh);
   }
-  lock_release (&sh->lock);
-  *mbp = mb;
+  end_load (sh, mb, err);
+  if (err)
+    unpin (mb);
+  *mbp = err ? NULL : mb;
   return err;
 }
 
 errcode_t
 mcache_read (struct mcache *mc, uint64_t blkno, struct mbuf **mbp)
 {
+  struct shard *sh = shard_of (mc, blkno);
+  struct mbuf *mb;
   errcode_t err;
 
-  do
-    err = read_once (mc, blkno, mbp);
-  while (err == OTHERS_ERROR);
+  do {
+    mb = find_and_pin (mc, sh, blkno);
+    if (mb == NULL)
+      err = load (mc, sh, blkno, mbp);
+    else {
+      err = wait_loaded (sh, mb) ? OTHERS_ERROR : 0;
+      *mbp = err ? NULL : mb;
+    }
+  } while (err == OTHERS_ERROR);
   return err;
 }
 
@@ -318,14 +406,9 @@ struct mbuf *
 mcache_find (struct mcache *mc, uint64_t blkno)
 {
   struct shard *sh = shard_of (mc, blkno);
-  struct mbuf *mb;
+  struct mbuf *mb = find_and_pin (mc, sh, blkno);
 
-  lock_acquire (&sh->lock);
-  mb = hash_find (mc, sh, blkno);
-  if (mb && pin_loaded_locked (sh, mb) != 0)
-    mb = NULL;
-  lock_release (&sh->lock);
-  return mb;
+  return mb && wait_loaded (sh, mb) == 0 ? mb : NULL;
 }
 
 errcode_t
@@ -333,16 +416,19 @@ mcache_zeroed (struct mcache *mc, uint64_t blkno, struct mbuf **mbp)
 {
   struct shard *sh = shard_of (mc, blkno);
   struct mbuf *mb;
-  errcode_t err = 0;
+  errcode_t err;
 
   lock_assert_held (LOCK_FS);
-  lock_acquire (&sh->lock);
+  shard_lock (sh);
   mb = hash_find (mc, sh, blkno);
   if (mb)
-    err = pin_loaded_locked (sh, mb);
-  else if ((mb = hash_add (mc, sh, blkno)) == NULL)
-    err = ENOMEM;
-  lock_release (&sh->lock);
+    pin (mb);
+  else
+    mb = hash_add (mc, sh, blkno);
+  shard_unlock (sh);
+  if (mb == NULL)
+    return ENOMEM;
+  err = wait_loaded (sh, mb);
   if (err)
     return err;
   memset (mb->data, 0, mc->block_size);
@@ -354,11 +440,8 @@ mcache_zeroed (struct mcache *mc, uint64_t blkno, struct mbuf **mbp)
 void
 mcache_unpin (struct mcache *mc, struct mbuf *mb)
 {
-  struct shard *sh = shard_of (mc, mb->blkno);
-
-  lock_acquire (&sh->lock);
-  unpin_locked (mb);
-  lock_release (&sh->lock);
+  (void) mc;
+  unpin (mb);
 }
 
 errcode_t
@@ -383,11 +466,12 @@ mcache_dirty (struct mcache *mc, struct mbuf *mb, enum mclass mclass,
   mc->dirty[mc->ndirty++] = mb;
   mb->mclass = mclass;
   mb->fresh = fresh;
-  lock_acquire (&sh->lock);
-  assert (mb->pins > 0 && !mb->dead);
+  assert (atomic_load (&mb->pins) > 0 &&
+          !(atomic_load (&mb->pins) & MBUF_DEAD));
+  shard_lock (sh);
   mb->dirty = true;
   lru_remove (sh, mb);
-  lock_release (&sh->lock);
+  shard_unlock (sh);
   return 0;
 }
 
@@ -437,30 +521,21 @@ mcache_forget (struct mcache *mc, uint64_t blkno)
   struct mbuf *mb;
 
   lock_assert_held (LOCK_FS);
-  lock_acquire (&sh->lock);
+  shard_lock (sh);
+  /* If it is being read, the reader gets what he asked for, and frees it:
+   * nobody will find it again.
+   */
   mb = hash_find (mc, sh, blkno);
   if (mb) {
-    while (mb->loading) {
-      mb->pins++;
-      lock_wait (&sh->loaded, &sh->lock);
-      if (mb->error) {
-        unpin_locked (mb);
-        lock_release (&sh->lock);
-        return;
-      }
-      mb->pins--;
-    }
     if (mb->dirty) {
       dirty_array_remove (mc, mb);
       mb->dirty = false;
     }
     lru_remove (sh, mb);
     hash_remove (mc, sh, mb);
-    mb->dead = true;
-    if (mb->pins == 0 && !mb->committing)
-      mbuf_free (mb);
+    bury (mb);
   }
-  lock_release (&sh->lock);
+  shard_unlock (sh);
 }
 
 size_t
@@ -513,12 +588,13 @@ mcache_freeze (struct mcache *mc, struct frozen_set *set)
     fb->fresh = mb->fresh;
     memcpy (fb->data, mb->data, mc->block_size);
     mb->fresh = false;
-    lock_acquire (&sh->lock);
+    shard_lock (sh);
     /* Commits are one at a time, so this one is not yet committing. */
     assert (!mb->committing);
     mb->committing = true;
     mb->dirty = false;
-    lock_release (&sh->lock);
+    pin (mb);
+    shard_unlock (sh);
   }
   set->count = mc->ndirty;
   mc->ndirty = 0;
@@ -530,26 +606,26 @@ void
 mcache_thaw (struct mcache *mc, struct frozen_set *set, bool written)
 {
   size_t i;
+  bool dead;
 
   for (i = 0; i < set->count; i++) {
     struct mbuf *mb = set->blocks[i].mb;
     struct shard *sh = shard_of (mc, mb->blkno);
 
     free (set->blocks[i].data);
-    lock_acquire (&sh->lock);
-    if (mb->dead) {
-      mb->committing = false;
-      if (mb->pins == 0)
-        mbuf_free (mb);
+    shard_lock (sh);
+    dead = atomic_load (&mb->pins) & MBUF_DEAD;
+    if (!written && !dead) {
+      shard_unlock (sh);
+      continue;                 /* pinned for ever */
     }
-    else if (written) {
-      mb->committing = false;
-      if (!mb->dirty) {
-        lru_add_newest (sh, mb);
-        evict (mc, sh);
-      }
+    mb->committing = false;
+    if (!mb->dirty && !dead) {
+      lru_add_newest (sh, mb);
+      evict (mc, sh);
     }
-    lock_release (&sh->lock);
+    shard_unlock (sh);
+    unpin (mb);
   }
   free (set->blocks);
   set->blocks = NULL;

@@ -46,14 +46,18 @@ struct mbuf {
   _Atomic uint32_t owner;
 
   /* The rest belongs to mcache.c.  [MCACHE] unless stated */
-  unsigned pins;
-  bool loading;                 /* being read; content not there yet */
-  bool dirty;                   /* in the running set */
-  bool committing;              /* a frozen copy is on its way out */
-  bool dead;                    /* forgotten; freed with the last pin */
+
+  /* Pins, and MBUF_DEAD once it is forgotten.  [atomic; taken under
+   * MCACHE, dropped without] A commit's copy on its way counts as a pin.
+   */
+  _Atomic uint32_t pins;
+  atomic_bool loading;          /* [atomic] content not there yet */
+  atomic_bool used;             /* [atomic] since eviction last looked */
+  bool dirty;                   /* in the running set; changed under FS */
+  bool committing;              /* [the sync thread] */
   bool fresh;                   /* [FS] new in the running set */
   enum mclass mclass;           /* [FS] meaningful while dirty */
-  errcode_t error;              /* of the read */
+  errcode_t error;              /* of the read; before loading ends */
   struct mbuf *hash_next;
   struct mbuf *lru_prev, *lru_next;   /* clean buffers only */
   size_t dirty_index;           /* [FS] position in the dirty array */

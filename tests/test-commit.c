@@ -60,6 +60,18 @@ setup_free (struct setup *s)
   memdev_free (s->md);
 }
 
+/* Freed blocks are given back after the answer; wait for that too, so
+ * that the device is at rest.
+ */
+static errcode_t
+flush_and_settle (struct filesystem *fs)
+{
+  errcode_t err = filesystem_flush (fs);
+
+  syncer_drain (fs);
+  return err;
+}
+
 /* A block of data that nobody takes for a tree block. */
 static void
 write_block (struct inode *inode, uint64_t lblk, uint8_t with, unsigned flags)
@@ -164,7 +176,7 @@ first_commit (const char *args)
   memdev_log_start (s.md);
   for (i = 0; i < 60; i += 2)   /* with a new tree block */
     write_block (s.hole, i, 0x11, 0);
-  assert_ok (filesystem_flush (s.fs));
+  assert_ok (flush_and_settle (s.fs));
   read_order (&s, 0, &o);
   assert_order (&o);
   assert_true (o.count[SUPER] > 0);
@@ -203,10 +215,10 @@ test_second_blocks (void **state)
   (void) state;
   setup_init (&s, BLOCKS);
   write_block (s.hole, 20, 0x11, 0);
-  assert_ok (filesystem_flush (s.fs));
+  assert_ok (flush_and_settle (s.fs));
   memdev_log_start (s.md);
   write_block (s.hole, 30, 0x22, 0);
-  assert_ok (filesystem_flush (s.fs));
+  assert_ok (flush_and_settle (s.fs));
   read_order (&s, 0, &o);
   assert_order (&o);
   assert_int_equal (o.count[TREE], 1);
@@ -215,7 +227,7 @@ test_second_blocks (void **state)
   /* And what was freed is not cleared in the bitmap before that. */
   from = s.md->log_count;
   assert_ok (file_trim (s.hole, BLOCK, 30 * BLOCK, 0));
-  assert_ok (filesystem_flush (s.fs));
+  assert_ok (flush_and_settle (s.fs));
   read_order (&s, from, &o);
   assert_int_equal (o.count[TREE], 1);
   assert_int_equal (o.count[DATA], 0);
@@ -237,7 +249,7 @@ test_overwrite_costs_one_flush (void **state)
   memdev_log_start (s.md);
   for (i = 0; i < 3; i++) {
     write_block (s.full, 5 + i, 0x33, 0);
-    assert_ok (filesystem_flush (s.fs));
+    assert_ok (flush_and_settle (s.fs));
     assert_int_equal (s.md->log_count, 2 * (i + 1));
     assert_int_equal (s.md->log[2 * i].call, MEMDEV_WRITE);
     assert_int_equal (s.md->log[2 * i].count, BLOCK);
@@ -273,7 +285,7 @@ use_without_change (struct setup *s)
   assert_ok (file_read (s->full, buf, SIZE, 0));
   assert_ok (file_status (s->full, SIZE, 0, ignore_piece, NULL));
   assert_ok (file_cache (s->full, SIZE, 0));
-  assert_ok (filesystem_flush (s->fs));
+  assert_ok (flush_and_settle (s->fs));
   free (buf);
 }
 
@@ -332,7 +344,7 @@ test_close_restores_state (void **state)
     setup_open (&s);
     assert_int_equal (image_super (s.md)->s_state, states[i]);
     write_block (s.hole, i, 0x55, 0);
-    assert_ok (filesystem_flush (s.fs));
+    assert_ok (flush_and_settle (s.fs));
     assert_int_equal (image_super (s.md)->s_state,
                       states[i] & ~EXT2_VALID_FS);
     iput (s.hole);
@@ -375,11 +387,11 @@ test_times (void **state)
   image_debugfs (s.md, "set_inode_field hole mtime 20000101000000");
   setup_open (&s);
   write_block (s.full, 0, 0x66, 0);
-  assert_ok (filesystem_flush (s.fs));
+  assert_ok (flush_and_settle (s.fs));
   assert_int_equal (time_on_device (s.md, "full"), OLD);
   /* Along with another change... */
   assert_ok (file_trim (s.full, BLOCK, 10 * BLOCK, 0));
-  assert_ok (filesystem_flush (s.fs));
+  assert_ok (flush_and_settle (s.fs));
   assert_true (time_on_device (s.md, "full") > OLD);
   /* ... which was not one of this file. */
   assert_int_equal (time_on_device (s.md, "hole"), OLD);
@@ -388,7 +400,7 @@ test_times (void **state)
   image_debugfs (s.md, "set_inode_field full mtime 20000101000000");
   setup_open (&s);
   write_block (s.full, 0, 0x77, 0);
-  assert_ok (filesystem_flush (s.fs));
+  assert_ok (flush_and_settle (s.fs));
   assert_int_equal (time_on_device (s.md, "full"), OLD);
   setup_close (&s);
   assert_true (time_on_device (s.md, "full") > OLD);
@@ -409,6 +421,7 @@ assert_durable (struct setup *s, uint64_t lblk, uint8_t with)
   uint64_t seed;
 
   memset (expect, with, sizeof expect);
+  syncer_drain (s->fs);
   for (seed = 1; seed < 6; seed++) {
     cut = memdev_power_cut (s->md, s->md->log_count, seed);
     assert_in_range (image_fsck (cut, "-fp", 1), 0, 1);
@@ -532,7 +545,7 @@ take_turns (void *opaque)
       must (file_zero (u->inode, PIECE, at, FILE_MAY_TRIM) == 0);
       break;
     case 4:
-      must (filesystem_flush (u->fs) == 0);
+      must (flush_and_settle (u->fs) == 0);
       break;
     }
   }
