@@ -89,6 +89,55 @@ test_preallocated_when_full (void **state)
   memdev_free (md);
 }
 
+/* Zeroing by unmapping can need a block to split the tree's leaf with.
+ * Without one the blocks stay, and are zeroed all the same.
+ */
+static void
+zero_when_full (bool fast_zero)
+{
+  struct memdev *md = image_make ("-t ext4 -b 1024 -m 0 -O ^has_journal",
+                                  UINT64_C (4) << 20, files);
+  struct filesystem *fs;
+  struct inode *f, *g;
+  uint8_t data[20 * BLOCK], back[20 * BLOCK];
+  struct reservation rest;
+  uint64_t i;
+
+  md->dev.can_fast_zero = fast_zero;
+  fs = image_open (md);
+  f = image_iget (fs, "f");
+  g = image_iget (fs, "g");
+  memset (data, 0x5a, sizeof data);
+  for (i = 0; i < 4; i++)       /* as many extents as the inode holds */
+    assert_ok (file_write (f, data, sizeof data, i * 40 * BLOCK, 0));
+  fill_up (g, 0, BLOCK);
+  lock_acquire (&fs->lock);
+  assert_ok (alloc_reserve (fs, NULL, 0,
+                            ext2fs_free_blocks_count (fs->e2->super), &rest));
+  lock_release (&fs->lock);
+
+  assert_ok (file_zero (f, 4 * BLOCK, 45 * BLOCK, FILE_MAY_TRIM));
+  memset (data + 5 * BLOCK, 0, 4 * BLOCK);
+  assert_ok (file_read (f, back, sizeof back, 40 * BLOCK));
+  assert_memory_equal (back, data, sizeof data);
+
+  lock_acquire (&fs->lock);
+  alloc_release (fs, &rest);
+  lock_release (&fs->lock);
+  iput (g);
+  image_close (fs, f);
+  image_assert_clean (md);
+  memdev_free (md);
+}
+
+static void
+test_zero_when_full (void **state)
+{
+  (void) state;
+  zero_when_full (true);
+  zero_when_full (false);
+}
+
 /* Space that a trim has given up is found again without a flush. */
 static void
 test_reclaims_trimmed (void **state)
@@ -179,6 +228,7 @@ main (void)
   const struct CMUnitTest tests[] = {
     cmocka_unit_test (test_keeps_reserved_blocks),
     cmocka_unit_test (test_preallocated_when_full),
+    cmocka_unit_test (test_zero_when_full),
     cmocka_unit_test (test_reclaims_trimmed),
     cmocka_unit_test (test_reclaims_for_several),
   };
