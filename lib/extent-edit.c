@@ -211,7 +211,7 @@ plan_share (struct edit *ed)
   count = node_entries (ed->sibling.eh);
   if (count > 0 && node_key (ed->sibling.eh, 0) == sib.lblk &&
       node_capacity (ed->sibling.eh) == most &&
-      count + s->list.n <= 2 * most - most / 32)
+      count + s->list.n <= 2 * most - most / 8)
     both.e = calloc (count + s->list.n, sizeof *both.e);
   if (both.e == NULL) {
     mcache_unpin (ed->inode->fs->mc, ed->sibling.mb);
