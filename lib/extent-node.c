@@ -29,6 +29,16 @@ node_key (const struct ext3_extent_header *eh, unsigned i)
   return ext2fs_le32_to_cpu (leaf_entry (eh, i)->ee_block);
 }
 
+/* The child that index entry I leads to. */
+static uint64_t
+index_child (const struct ext3_extent_header *eh, unsigned i)
+{
+  const struct ext3_extent_idx *ix = index_entry (eh, i);
+
+  return (uint64_t) ext2fs_le16_to_cpu (ix->ei_leaf_hi) << 32
+    | ext2fs_le32_to_cpu (ix->ei_leaf);
+}
+
 void
 node_get (const struct ext3_extent_header *eh, unsigned i, struct entry *e)
 {
@@ -37,10 +47,7 @@ node_get (const struct ext3_extent_header *eh, unsigned i, struct entry *e)
   memset (e, 0, sizeof *e);
   e->lblk = node_key (eh, i);
   if (node_depth (eh) > 0) {
-    const struct ext3_extent_idx *ix = index_entry (eh, i);
-
-    e->pblk = (uint64_t) ext2fs_le16_to_cpu (ix->ei_leaf_hi) << 32
-      | ext2fs_le32_to_cpu (ix->ei_leaf);
+    e->pblk = index_child (eh, i);
     return;
   }
   len = ext2fs_le16_to_cpu (leaf_entry (eh, i)->ee_len);
@@ -305,15 +312,16 @@ path_release (struct inode *inode, struct path *p)
       mcache_unpin (inode->fs->mc, p->node[i].mb);
 }
 
+/* On the hot path: sets no more of *P than it uses. */
 errcode_t
 path_find (struct inode *inode, uint64_t lblk, struct path *p)
 {
-  struct entry child;
   unsigned level;
   errcode_t err;
 
-  memset (p, 0, sizeof *p);
+  p->node[0].mb = NULL;
   p->node[0].eh = node_root (inode);
+  p->node[0].at = 0;
   p->depth = node_depth (p->node[0].eh);
   p->lo = 0;
   p->hi = EXTENT_MAX_LBLK;
@@ -325,10 +333,10 @@ path_find (struct inode *inode, uint64_t lblk, struct path *p)
       p->lo = node_key (n->eh, n->at);
     if (n->at + 1 < node_entries (n->eh))
       p->hi = node_key (n->eh, n->at + 1);
-    node_get (n->eh, n->at, &child);
-    err = node_read (inode, child.pblk, p->depth - level - 1, p->lo, p->hi,
-                     &p->node[level + 1]);
+    err = node_read (inode, index_child (n->eh, n->at),
+                     p->depth - level - 1, p->lo, p->hi, n + 1);
     if (err) {
+      p->depth = level;         /* so far there is something to release */
       path_release (inode, p);
       return err;
     }

@@ -112,13 +112,21 @@ map_convert (struct inode *inode, uint64_t lblk, uint32_t len,
 
   if (inode->kind != MAPPED_BY_EXTENTS)
     return EINVAL;
-  err = extent_lookup (inode, lblk, &m);
-  if (err)
-    return err;
-  if (m.state == MAP_HOLE || m.len < len)
-    return EINVAL;
-  return extent_edit (inode, lblk, lblk + len, state, m.pblk, false, r,
-                      &next);
+  /* One extent as a rule.  But since the caller looked, others may have
+   * moved the boundary of two leaves to the middle of a longer run.
+   */
+  for (; len > 0; len -= next - lblk, lblk = next) {
+    err = extent_lookup (inode, lblk, &m);
+    if (err)
+      return err;
+    if (m.state == MAP_HOLE)
+      return EINVAL;
+    err = extent_edit (inode, lblk, lblk + (m.len < len ? m.len : len),
+                       state, m.pblk, false, r, &next);
+    if (err)
+      return err;
+  }
+  return 0;
 }
 
 errcode_t

@@ -52,7 +52,9 @@ extern errcode_t map_insert (struct inode *inode, uint64_t lblk,
                              enum map_state state, struct reservation *r,
                              uint32_t *done);
 
-/* [LBLK, LBLK+LEN), all in one extent of the other state, becomes STATE. */
+/* [LBLK, LBLK+LEN), all mapped, becomes STATE.  Part of it may have been
+ * done when an error is returned.
+ */
 extern errcode_t map_convert (struct inode *inode, uint64_t lblk,
                               uint32_t len, enum map_state state,
                               struct reservation *r);
