@@ -87,7 +87,10 @@ note (struct run *r, errcode_t err, const uint8_t *data, uint64_t count,
 static void
 flush (struct run *r)
 {
-  if (filesystem_flush (r->fs) != 0) {
+  errcode_t err = filesystem_flush (r->fs);
+
+  syncer_drain (r->fs);
+  if (err) {
     r->told = true;
     return;
   }
@@ -134,6 +137,10 @@ one_request (struct run *r)
     flush (r);
     break;
   }
+  /* Freed blocks are given back in the background: wait, so that the
+   * device is at rest, and its n-th call the same one every time.
+   */
+  syncer_drain (r->fs);
 }
 
 /* The image that every run starts from: some two hundred extents. */
@@ -178,13 +185,8 @@ run_start (struct run *r, struct memdev *image, const struct view *v)
 static void
 run_requests (struct run *r, unsigned n)
 {
-  while (n-- > 0) {
+  while (n-- > 0)
     one_request (r);
-    /* Freed blocks are given back in the background: wait, so that the
-     * n-th call is the same one every time.
-     */
-    syncer_drain (r->fs);
-  }
   flush (r);
 }
 
