@@ -63,7 +63,7 @@ unreserve_range (struct filesystem *fs, uint64_t blk, uint32_t n, bool clear)
   }
 }
 
-/* Record that G's bitmap and descriptor changed by DELTA free blocks. */
+/* Record that the bitmap and the descriptor of G are going to change. */
 static errcode_t
 note_group_change (struct filesystem *fs, dgrp_t g)
 {
