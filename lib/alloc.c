@@ -17,127 +17,6 @@
 /* Groups to look through for a run of the wanted length. */
 #define ENOUGH_GROUPS 16
 
-/* The map in which a clear bit means "may be handed out" (inv 1). */
-static const uint8_t *
-busy_map (struct filesystem *fs, dgrp_t g, struct mbuf *mb)
-{
-  return fs->alloc.groups[g].busy ?: mb->data;
-}
-
-static errcode_t
-reserve_range (struct filesystem *fs, dgrp_t g, struct mbuf *mb,
-               uint32_t bit, uint32_t n)
-{
-  struct group_state *gs = &fs->alloc.groups[g];
-  uint32_t i;
-
-  if (gs->busy == NULL) {
-    gs->busy = malloc (fs->block_size);
-    if (gs->busy == NULL)
-      return ENOMEM;
-    memcpy (gs->busy, mb->data, fs->block_size);
-  }
-  for (i = 0; i < n; i++) {
-    assert (!bit_test (gs->busy, bit + i));
-    bit_set (gs->busy, bit + i);
-  }
-  gs->reserved += n;
-  return 0;
-}
-
-/* CLEAR: they become free again; else they have been allocated. */
-static void
-unreserve_range (struct filesystem *fs, uint64_t blk, uint32_t n, bool clear)
-{
-  dgrp_t g = group_of (fs, blk);
-  struct group_state *gs = &fs->alloc.groups[g];
-  uint32_t bit = blk - group_first (fs, g), i;
-
-  for (i = 0; clear && i < n; i++)
-    bit_clear (gs->busy, bit + i);
-  assert (gs->reserved >= n);
-  gs->reserved -= n;
-  if (gs->reserved == 0) {
-    free (gs->busy);
-    gs->busy = NULL;
-  }
-}
-
-/* Record that the bitmap and the descriptor of G are going to change. */
-static errcode_t
-note_group_change (struct filesystem *fs, dgrp_t g)
-{
-  struct allocator *a = &fs->alloc;
-  size_t gdt = (size_t) g / EXT2_DESC_PER_BLOCK (fs->e2->super);
-
-  if (!a->groups[g].bitmap_dirty) {
-    if (a->ndirty == a->dirty_size) {
-      size_t n = a->dirty_size ? a->dirty_size * 2 : 64;
-      dgrp_t *p = realloc (a->dirty_groups, n * sizeof *p);
-
-      if (p == NULL)
-        return ENOMEM;
-      a->dirty_groups = p;
-      a->dirty_size = n;
-    }
-    a->dirty_groups[a->ndirty++] = g;
-    a->groups[g].bitmap_dirty = true;
-  }
-  a->gdt_dirty[gdt] = 1;
-  a->any_gdt_dirty = true;
-  fs->super_dirty = true;
-  return 0;
-}
-
-/* Set (ALLOCATE) or clear N bits of one group, with all the counts. */
-static errcode_t
-change_bits (struct filesystem *fs, dgrp_t g, uint32_t bit, uint32_t n,
-             bool allocate)
-{
-  ext2_filsys e2 = fs->e2;
-  struct group_state *gs = &fs->alloc.groups[g];
-  uint32_t free_blocks = ext2fs_bg_free_blocks_count (e2, g);
-  struct mbuf *mb;
-  uint32_t i;
-  errcode_t err;
-
-  err = group_bitmap (fs, g, &mb);
-  if (err)
-    return err;
-  if (bit_find (mb->data, bit, bit + n, allocate) != bit + n) {
-    /* Two owners for one block, or a bitmap that never knew of it. */
-    group_set_bad (fs, g, allocate
-                  ? "a reserved block is already allocated"
-                  : "a block to be freed is already free");
-    err = EXT2_FILSYS_CORRUPTED;
-    goto out;
-  }
-  err = mcache_dirty (fs->mc, mb, MCLASS_BITMAP, false);
-  if (!err)
-    err = note_group_change (fs, g);
-  if (err)
-    goto out;
-
-  for (i = 0; i < n; i++) {
-    if (allocate)
-      bit_set (mb->data, bit + i);
-    else {
-      bit_clear (mb->data, bit + i);
-      if (gs->busy)
-        bit_clear (gs->busy, bit + i);
-    }
-  }
-  /* inv 2 */
-  ext2fs_bg_free_blocks_count_set (e2, g, allocate ? free_blocks - n
-                                   : free_blocks + n);
-  ext2fs_free_blocks_count_add (e2->super,
-                                allocate ? -(blk64_t) n : (blk64_t) n);
-  ext2fs_bg_flags_clear (e2, g, EXT2_BG_BLOCK_UNINIT);
- out:
-  mcache_unpin (fs->mc, mb);
-  return err;
-}
-
 /* Searching.  Looks for a run of WANT free blocks in group G from bit
  * FROM on; remembers the longest shorter run in *BEST.
  */
@@ -158,7 +37,7 @@ search_group (struct filesystem *fs, dgrp_t g, uint32_t from, uint32_t want,
   if (ext2fs_bg_free_blocks_count (fs->e2, g) == 0 ||
       group_bitmap (fs, g, &mb) != 0)
     return false;
-  map = busy_map (fs, g, mb);
+  map = group_busy_map (fs, g, mb);
   for (start = from; start < blocks; start = end) {
     start = bit_find (map, start, blocks, false);
     if (start >= blocks)
@@ -200,7 +79,7 @@ run_at (struct filesystem *fs, uint64_t blk, uint32_t want, struct run *run)
     return;
   run->group = g;
   run->bit = bit;
-  run->len = bit_find (busy_map (fs, g, mb), bit, end, true) - bit;
+  run->len = bit_find (group_busy_map (fs, g, mb), bit, end, true) - bit;
   mcache_unpin (fs->mc, mb);
 }
 
@@ -243,7 +122,7 @@ space_for (struct filesystem *fs, uint64_t n)
 {
   uint64_t have = ext2fs_free_blocks_count (fs->e2->super);
   uint64_t keep = ext2fs_r_blocks_count (fs->e2->super)
-    + fs->alloc.promised;
+    + fs->alloc.promised + fs->alloc.withheld;
 
   return have >= keep && have - keep >= n;
 }
@@ -270,10 +149,11 @@ alloc_reserve (struct filesystem *fs, const struct goal *goal, uint32_t want,
     err = group_bitmap (fs, run.group, &mb);
     if (err)
       return err;
-    err = reserve_range (fs, run.group, mb, run.bit, run.len);
+    err = group_make_busy (fs, run.group, mb);
     mcache_unpin (fs->mc, mb);
     if (err)
       return err;
+    group_hold (fs, run.group, run.bit, run.len);
     r->blk = group_first (fs, run.group) + run.bit;
     r->len = run.len;
   }
@@ -282,12 +162,22 @@ alloc_reserve (struct filesystem *fs, const struct goal *goal, uint32_t want,
   return 0;
 }
 
+/* The first N blocks of R's run. */
+static void
+unreserve (struct filesystem *fs, const struct reservation *r, uint32_t n,
+           bool release)
+{
+  dgrp_t g = group_of (fs, r->blk);
+
+  group_unhold (fs, g, r->blk - group_first (fs, g), n, release);
+}
+
 void
 alloc_release (struct filesystem *fs, struct reservation *r)
 {
   lock_assert_held (LOCK_FS);
   if (r->len > 0)
-    unreserve_range (fs, r->blk, r->len, true);
+    unreserve (fs, r, r->len, true);
   fs->alloc.promised -= (uint64_t) r->len + r->meta;
   memset (r, 0, sizeof *r);
 }
@@ -303,10 +193,10 @@ alloc_take (struct filesystem *fs, struct reservation *r, uint32_t n)
   if (n == 0)
     return 0;
   g = group_of (fs, r->blk);
-  err = change_bits (fs, g, r->blk - group_first (fs, g), n, true);
+  err = group_change_bits (fs, g, r->blk - group_first (fs, g), n, true);
   if (err)
     return err;
-  unreserve_range (fs, r->blk, n, false);
+  unreserve (fs, r, n, false);
   fs->alloc.promised -= n;
   r->blk += n;
   r->len -= n;
@@ -326,11 +216,10 @@ alloc_take_meta (struct filesystem *fs, struct reservation *r, uint64_t goal,
     return EXT2_ET_BLOCK_ALLOC_FAIL;
   err = find_run (fs, &near, 1, &run);
   if (!err)
-    err = change_bits (fs, run.group, run.bit, 1, true);
+    err = group_change_bits (fs, run.group, run.bit, 1, true);
   if (err)
     return err;
-  if (fs->alloc.groups[run.group].busy)
-    bit_set (fs->alloc.groups[run.group].busy, run.bit);
+  group_note_bit (fs, run.group, run.bit, true);
   r->meta--;
   fs->alloc.promised--;
   *blk = group_first (fs, run.group) + run.bit;
@@ -345,165 +234,6 @@ alloc_untake_meta (struct filesystem *fs, struct reservation *r, uint64_t blk)
     r->meta++;
     fs->alloc.promised++;
   }
-}
-
-errcode_t
-alloc_pending_room (struct filesystem *fs, size_t n)
-{
-  struct free_list *l = &fs->alloc.pending;
-  size_t size = l->size ? l->size : 64;
-  struct free_range *p;
-
-  while (size < l->count + n)
-    size *= 2;
-  if (size == l->size)
-    return 0;
-  p = realloc (l->ranges, size * sizeof *p);
-  if (p == NULL)
-    return ENOMEM;
-  l->ranges = p;
-  l->size = size;
-  return 0;
-}
-
-errcode_t
-alloc_free_later (struct filesystem *fs, uint64_t blk, uint64_t len)
-{
-  struct free_list *l = &fs->alloc.pending;
-  struct free_range *last;
-  errcode_t err;
-
-  lock_assert_held (LOCK_FS);
-  last = l->count ? &l->ranges[l->count - 1] : NULL;
-  if (last && last->blk + last->len == blk) {
-    last->len += len;
-    return 0;
-  }
-  if (last && blk + len == last->blk) {
-    last->blk = blk;
-    last->len += len;
-    return 0;
-  }
-  err = alloc_pending_room (fs, 1);
-  if (err)
-    return err;
-  l->ranges[l->count].blk = blk;
-  l->ranges[l->count].len = len;
-  l->count++;
-  return 0;
-}
-
-bool
-alloc_is_allocated (struct filesystem *fs, uint64_t blk, uint64_t len)
-{
-  lock_assert_held (LOCK_FS);
-  while (len > 0) {
-    dgrp_t g = group_of (fs, blk);
-    uint32_t bit = blk - group_first (fs, g);
-    uint32_t n = group_blocks (fs, g) - bit;
-    struct mbuf *mb;
-    bool all;
-
-    if (n > len)
-      n = len;
-    if (group_bitmap (fs, g, &mb) != 0)
-      return false;
-    all = bit_find (mb->data, bit, bit + n, false) == bit + n;
-    mcache_unpin (fs->mc, mb);
-    if (!all) {
-      group_set_bad (fs, g, "a block to be freed is already free");
-      return false;
-    }
-    blk += n;
-    len -= n;
-  }
-  return true;
-}
-
-errcode_t
-alloc_free_now (struct filesystem *fs, uint64_t blk, uint64_t len)
-{
-  errcode_t first_error = 0;
-
-  lock_assert_held (LOCK_FS);
-  while (len > 0) {
-    dgrp_t g = group_of (fs, blk);
-    uint64_t end = group_first (fs, g) + group_blocks (fs, g);
-    uint32_t n = len < end - blk ? (uint32_t) len : (uint32_t) (end - blk);
-    errcode_t err = change_bits (fs, g, blk - group_first (fs, g), n, false);
-
-    /* The rest can still be freed; what could not be is leaked. */
-    if (err && !first_error)
-      first_error = err;
-    blk += n;
-    len -= n;
-  }
-  return first_error;
-}
-
-static errcode_t
-copy_descriptors (struct filesystem *fs, size_t index)
-{
-  ext2_filsys e2 = fs->e2;
-  uint8_t *from = (uint8_t *) e2->group_desc + index * fs->block_size;
-  blk64_t blk = ext2fs_descriptor_block_loc2 (e2, e2->super->s_first_data_block,
-                                              index);
-  struct mbuf *mb;
-  errcode_t err;
-
-  err = mcache_zeroed (fs->mc, blk, &mb);
-  if (err)
-    return err;
-  memcpy (mb->data, from, fs->block_size);
-#ifdef WORDS_BIGENDIAN
-  {
-    size_t per = EXT2_DESC_PER_BLOCK (e2->super), i;
-
-    for (i = 0; i < per; i++)
-      ext2fs_swap_group_desc2 (e2, (struct ext2_group_desc *)
-                               (mb->data + i * EXT2_DESC_SIZE (e2->super)));
-  }
-#endif
-  err = mcache_dirty (fs->mc, mb, MCLASS_BITMAP, false);
-  mcache_unpin (fs->mc, mb);
-  return err;
-}
-
-errcode_t
-alloc_prepare_freeze (struct filesystem *fs)
-{
-  struct allocator *a = &fs->alloc;
-  ext2_filsys e2 = fs->e2;
-  struct mbuf *mb;
-  size_t i;
-  errcode_t err;
-
-  lock_assert_held (LOCK_FS);
-  for (i = 0; i < a->ndirty; i++) {
-    dgrp_t g = a->dirty_groups[i];
-
-    /* Dirty, hence still cached. */
-    mb = mcache_find (fs->mc, ext2fs_block_bitmap_loc (e2, g));
-    if (mb == NULL)
-      return EIO;
-    ext2fs_block_bitmap_csum_set (e2, g, (char *) mb->data,
-                                  EXT2_CLUSTERS_PER_GROUP (e2->super) / 8);
-    mcache_unpin (fs->mc, mb);
-    ext2fs_group_desc_csum_set (e2, g);
-  }
-  for (i = 0; a->any_gdt_dirty && i < e2->desc_blocks; i++) {
-    if (!a->gdt_dirty[i])
-      continue;
-    err = copy_descriptors (fs, i);
-    if (err)
-      return err;
-    a->gdt_dirty[i] = 0;
-  }
-  a->any_gdt_dirty = false;
-  for (i = 0; i < a->ndirty; i++)
-    a->groups[a->dirty_groups[i]].bitmap_dirty = false;
-  a->ndirty = 0;
-  return 0;
 }
 
 uint64_t
@@ -554,5 +284,6 @@ alloc_free (struct filesystem *fs)
   free (a->gdt_dirty);
   free (a->dirty_groups);
   free (a->pending.ranges);
+  free (a->revoked);
   memset (a, 0, sizeof *a);
 }

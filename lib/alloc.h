@@ -2,6 +2,7 @@
 /* SPDX-FileCopyrightText: 2026 the nbdkit-ext2 authors */
 
 /* The block allocator: free space, one block group at a time.
+ * alloc.c finds and hands out, alloc-free.c takes back.
  *
  * Block bitmaps are metadata blocks in the cache, loaded when a group
  * is first looked at.  On top of them, in memory only:
@@ -9,17 +10,23 @@
  * - reserved blocks: promised to a fill in progress, so that nobody else
  *   takes them, but not yet allocated on disk (a crash forgets them);
  * - pending frees: freed by the running set or by one being committed.
- *   Their bits stay set until that is durable: the old owner may come
- *   back with a crash, so the blocks must not be reused before.
+ *   The old owner may come back with a crash, so the blocks must not be
+ *   reused, nor discarded, before that is durable.  With a journal their
+ *   bits are cleared by the transaction that drops them from their tree,
+ *   and the blocks withheld; without, the bits stay set until then,
+ *   because the order of writes must be the reverse of allocating.
  *
  * Invariants:
- *   1. A block is handed out only if its bit is clear and it is not
- *      reserved.
+ *   1. A block is handed out only if its bit is clear, and it is neither
+ *      reserved nor withheld.
  *   2. Group and superblock free counts always equal the clear bits.
- *   3. free blocks - promised blocks >= the reserved blocks of the
+ *   3. free blocks - promised - withheld >= the reserved blocks of the
  *      superblock (r_blocks), unless it was so already.
- *   4. A block's bit is cleared only after the change that dropped it
- *      from its tree is durable.
+ *   4. A freed block can be had, and is told to the device, only after
+ *      the change that dropped it from its tree is durable.
+ *   5. With a journal, what the bitmaps say and what trees say changes
+ *      in the same transaction.  Without, a bit is set before and
+ *      cleared after the block is in a tree, durably.
  *
  * Locks: FS for everything here.
  */
@@ -50,11 +57,16 @@ struct free_list {
 struct allocator {
   struct group_state *groups;
   uint64_t promised;            /* blocks reserved or promised */
+  uint64_t withheld;            /* blocks freed on disk, not to be had yet */
+  dgrp_t last_busy;             /* the group whose busy map idles */
   struct free_list pending;     /* freed by the running set */
+  size_t prepared;              /* entries that the operation may add */
   dgrp_t *dirty_groups;         /* groups with bitmap_dirty */
   size_t ndirty, dirty_size;
   uint8_t *gdt_dirty;           /* per descriptor block */
-  bool any_gdt_dirty;
+  size_t ngdt_dirty;
+  uint64_t *revoked;            /* tree blocks freed by the running set */
+  size_t nrevoked, revoked_size;
 };
 
 /* What one operation may use: a run of data blocks, and the promise of
@@ -101,29 +113,50 @@ extern errcode_t alloc_take_meta (struct filesystem *fs,
 extern void alloc_untake_meta (struct filesystem *fs,
                                struct reservation *r, uint64_t blk);
 
+/* Freeing (alloc-free.c).
+ *
+ * An operation first says what it may free: alloc_begin_free, and then
+ * alloc_prepare_free for each range, which does all that can fail.  It
+ * takes and releases no reservation from there to the freeing itself.
+ */
+extern void alloc_begin_free (struct filesystem *fs);
+extern errcode_t alloc_prepare_free (struct filesystem *fs, uint64_t blk,
+                                     uint64_t len);
+
+/* How many of the blocks [BLK, BLK+LEN) may be freed without touching
+ * more than *GROUPS groups, which is reduced by those touched: a
+ * transaction must not grow by more than MAX_OPERATION blocks at once.
+ */
+#define ALLOC_MAX_FREE_GROUPS 64
+extern uint64_t alloc_freeable (struct filesystem *fs, uint64_t blk,
+                                uint64_t len, unsigned *groups);
+
 /* [BLK, BLK+LEN) belongs to no file any more once the running set is
  * durable (inv 4).
  */
-extern errcode_t alloc_free_later (struct filesystem *fs, uint64_t blk,
-                                   uint64_t len);
+extern void alloc_free_later (struct filesystem *fs, uint64_t blk,
+                              uint64_t len);
 
-/* Makes sure that the next N calls of alloc_free_later cannot fail. */
-extern errcode_t alloc_pending_room (struct filesystem *fs, size_t n);
-
-/* Is all of [BLK, BLK+LEN) marked in use?  If not, its group is not used
- * any more (said once).
+/* The same for a block of a tree.  Its buffer is forgotten, and copies of
+ * it that are in the journal will not be replayed.
  */
-extern bool alloc_is_allocated (struct filesystem *fs, uint64_t blk,
-                                uint64_t len);
+extern void alloc_free_tree_block (struct filesystem *fs, uint64_t blk);
 
-/* Clears the bits of a range whose freeing has become durable. */
+/* Nothing on disk has ever pointed at [BLK, BLK+LEN), allocated in the
+ * running set: free again at once.
+ */
 extern errcode_t alloc_free_now (struct filesystem *fs, uint64_t blk,
                                  uint64_t len);
 
-/* Puts checksums on changed bitmaps and moves changed descriptor blocks
- * into the metadata cache: right before mcache_freeze.
+/* The freeing of [BLK, BLK+LEN) has become durable: is it ours, so that
+ * the device can be told?  Then do that and let others have it.  A range
+ * that is not wholly allocated comes from a damaged image: it may be
+ * somebody else's, and is left alone.
  */
-extern errcode_t alloc_prepare_freeze (struct filesystem *fs);
+extern bool alloc_may_discard (struct filesystem *fs, uint64_t blk,
+                               uint64_t len);
+extern void alloc_released (struct filesystem *fs, uint64_t blk,
+                            uint64_t len);
 
 /* Where the blocks of an inode that has none yet should start: the first
  * free block of its group.

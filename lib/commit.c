@@ -3,38 +3,25 @@
 
 /* Commit: the running set of metadata becomes durable.
  *
- * The order, without a journal.  "Flush" is a flush of the device.
- *
  *   1. Under FS: put checksums on bitmaps and descriptors, copy the
- *      superblock and all dirty blocks, take the list of freed blocks,
+ *      superblock and all dirty blocks, take the lists of freed blocks,
  *      start the next running set.  From here on without FS.
- *   2. Before the first change ever: superblock with VALID_FS cleared,
- *      flush.
- *   3. Bitmaps, descriptors, superblock counts; tree blocks that nothing
- *      on disk points at yet.
- *   4. Flush.  That covers 3, and also all file data written before 1:
- *      both are durable before any pointer to them.
- *      A crash up to here leaks blocks, which e2fsck -p frees.
- *   5. Tree blocks and inodes that existed before, in any order: each
- *      single block's write is a whole change of its own (extent-edit.c).
- *      Flush.  The set is durable: requests waiting for it are answered.
- *      A crash here leaks blocks and leaves wrong block counts of inodes,
- *      which e2fsck -p corrects.
- *   6. Blocks freed by the set go to the sync thread's list; when it has
- *      nothing more urgent to do, it tells the device and clears their
- *      bits, a few at a time.  That is a change of a later set, so a
- *      crash before it leaks at worst.
+ *   2. Make the copies durable: commit-journal.c or commit-ordered.c.
+ *   3. Requests waiting for it are answered.
+ *   4. Blocks freed by the set go to the sync thread's list (release.c).
  *
- * A failure in 2 to 5 aborts the filesystem: what is on the device is
- * then one of the states above, and nothing more is written.
+ * A failure in 2 aborts the filesystem: what is on the device is then a
+ * state that a power cut could have left, and nothing more is written.
  *
  * Transactions are numbered from 1: running_tid is the one that changes
  * are added to, committed_tid the last durable one; at most one is in
- * between, in the hands of the sync thread.
+ * between, in the hands of the sync thread.  (The journal has numbers of
+ * its own.)
  */
 
 #include <config.h>
 
+#include <assert.h>
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
@@ -42,18 +29,10 @@
 
 #include "commit.h"
 #include "errors.h"
+#include "log.h"
 
 #define SUPER_OFFSET 1024
 #define SUPER_SIZE 1024
-
-struct commit {
-  uint64_t tid;
-  struct frozen_set set;
-  struct free_list freed;
-  struct ext2_super_block super;        /* as it is to be on disk */
-  bool super_dirty;
-  bool first;                           /* VALID_FS still set on disk */
-};
 
 /* The superblock. */
 
@@ -91,23 +70,13 @@ filesystem_abort (struct filesystem *fs, const char *why, errcode_t err)
   log_error ("%s: %s: no more changes are accepted, reading goes on; "
              "restart the server after running e2fsck", why,
              errcode_text (err, text, sizeof text));
-  if (!fs->unmarked_valid)
+  if (!fs->marked)
     return;                     /* nothing has been changed on disk */
   /* The counts of the running set may be ahead; e2fsck recomputes them. */
   sb = *fs->e2->super;
   sb.s_error_count++;
   if (write_super (fs, &sb, fs->original_state & ~EXT2_VALID_FS) == 0)
     device_flush (fs->dev);
-}
-
-errcode_t
-filesystem_begin_change (struct filesystem *fs)
-{
-  lock_assert_held (LOCK_FS);
-  if (!fs->writable || atomic_load (&fs->aborted))
-    return EROFS;
-  fs->changed = true;
-  return 0;
 }
 
 void
@@ -122,8 +91,8 @@ filesystem_flush_failed (struct filesystem *fs, errcode_t err)
                errcode_text (err, why, sizeof why));
 }
 
-static errcode_t
-flush (struct filesystem *fs)
+errcode_t
+commit_flush (struct filesystem *fs)
 {
   errcode_t err = device_flush (fs->dev);
 
@@ -132,7 +101,90 @@ flush (struct filesystem *fs)
   return err;
 }
 
-/* Step 1.  Returns with *WORK false if there is nothing to commit. */
+errcode_t
+commit_super (struct filesystem *fs, const struct ext2_super_block *sb)
+{
+  uint16_t state = fs->original_state;
+
+  /* With a journal needs_recovery tells it, as Linux has it. */
+  if (!fs->log)
+    state &= ~EXT2_VALID_FS;
+  return write_super (fs, sb, state);
+}
+
+/* The size of the running set. */
+
+static size_t
+running_blocks (const struct filesystem *fs)
+{
+  size_t n = mcache_dirty_count (fs->mc) + fs->alloc.ngdt_dirty;
+
+  /* With revocations as if each took eight bytes; see J7. */
+  if (fs->log)
+    n += 1 + fs->alloc.nrevoked * 8 / (fs->block_size / 2);
+  return n;
+}
+
+/* J7.  What is in the set may grow until it is frozen: descriptors. */
+static bool
+has_room (const struct filesystem *fs)
+{
+  return !fs->log ||
+    running_blocks (fs) + MAX_OPERATION <= fs->log->max_running;
+}
+
+errcode_t
+filesystem_begin_change (struct filesystem *fs)
+{
+  lock_assert_held (LOCK_FS);
+  if (!fs->writable || atomic_load (&fs->aborted))
+    return EROFS;
+  LOCK_DEBUG (assert (running_blocks (fs)
+                      <= fs->last_running + MAX_OPERATION));
+  if (!has_room (fs))
+    return TRANSACTION_FULL;
+  LOCK_DEBUG (fs->last_running = running_blocks (fs));
+  fs->changed = true;
+  return 0;
+}
+
+void
+filesystem_note_growth (struct filesystem *fs)
+{
+  const size_t n = running_blocks (fs);
+
+  lock_assert_held (LOCK_FS);
+  if (n * fs->block_size >= LARGE_DIRTY ||
+      (fs->log && n >= fs->log->max_running / 2) ||
+      fs->alloc.pending.count >= LARGE_FREES)
+    atomic_store (&fs->grown, true);
+}
+
+/* Step 1.  *WORK false: there is nothing to commit. */
+
+static int
+compare_blocks (const void *av, const void *bv)
+{
+  const uint64_t a = *(const uint64_t *) av, b = *(const uint64_t *) bv;
+
+  return a < b ? -1 : a > b;
+}
+
+static void
+take_lists (struct filesystem *fs, struct commit *c)
+{
+  struct allocator *a = &fs->alloc;
+
+  c->freed = a->pending;
+  memset (&a->pending, 0, sizeof a->pending);
+  if (c->freed.count > 0)
+    fs->freeing = true;
+  c->revoked = a->revoked;
+  c->nrevoked = a->nrevoked;
+  a->revoked = NULL;
+  a->nrevoked = a->revoked_size = 0;
+}
+
 static errcode_t
 freeze (struct filesystem *fs, struct commit *c, bool *work)
 {
@@ -145,154 +197,47 @@ freeze (struct filesystem *fs, struct commit *c, bool *work)
   *work = fs->changed;
   if (!fs->changed)
     return 0;
-  err = alloc_prepare_freeze (fs);
+  err = group_prepare_freeze (fs);
   if (!err)
     err = mcache_freeze (fs->mc, &c->set);
   if (err)
     return err;
+  c->first = !fs->marked;
+  if (c->first && fs->log)
+    ext2fs_set_feature_journal_needs_recovery (fs->e2->super);
+  fs->marked = true;
   c->super = *fs->e2->super;
   c->super_dirty = fs->super_dirty;
-  c->freed = fs->alloc.pending;
-  memset (&fs->alloc.pending, 0, sizeof fs->alloc.pending);
-  if (c->freed.count > 0)
-    fs->freeing = true;
-  c->first = !fs->unmarked_valid;
-  fs->unmarked_valid = true;
+  take_lists (fs, c);
   fs->super_dirty = false;
   fs->changed = false;
+  LOCK_DEBUG (fs->last_running = 0);
   atomic_store (&fs->grown, false);
   c->tid = fs->running_tid++;
   return 0;
 }
 
-static bool
-in_first_wave (const struct frozen_block *fb)
-{
-  return fb->fresh || fb->mclass == MCLASS_BITMAP;
-}
-
-/* Writes the blocks of one wave, neighbours together. */
-static errcode_t
-write_wave (struct filesystem *fs, const struct frozen_set *set, bool first)
+errcode_t
+write_in_place (struct filesystem *fs, const struct frozen_set *set,
+                bool (*wanted) (const struct frozen_block *))
 {
   const size_t bs = fs->block_size, most = COMMIT_BATCH / bs;
+  const struct frozen_block *b = set->blocks;
   uint8_t *batch = fs->commit_batch;
   size_t i = 0, n;
   errcode_t err = 0;
 
   while (i < set->count && !err) {
-    uint64_t start = set->blocks[i].blkno;
+    uint64_t start = b[i].blkno;
 
-    if (in_first_wave (&set->blocks[i]) != first) {
-      i++;
-      continue;
-    }
-    for (n = 0; n < most && i + n < set->count &&
-           set->blocks[i + n].blkno == start + n &&
-           in_first_wave (&set->blocks[i + n]) == first; n++)
-      memcpy (batch + n * bs, set->blocks[i + n].data, bs);
-    err = device_pwrite (fs->dev, batch, n * bs, start * bs, 0);
-    i += n;
+    for (n = 0; n < most && i + n < set->count && b[i + n].blkno == start + n
+           && (!wanted || wanted (&b[i + n])); n++)
+      memcpy (batch + n * bs, b[i + n].data, bs);
+    if (n > 0)
+      err = device_pwrite (fs->dev, batch, n * bs, start * bs, 0);
+    i += n > 0 ? n : 1;
   }
   return err;
-}
-
-/* Steps 2 to 5. */
-static errcode_t
-write_commit (struct filesystem *fs, struct commit *c)
-{
-  const uint16_t state = fs->original_state & ~EXT2_VALID_FS;
-  errcode_t err;
-
-  log_debug ("commit %llu: %zu blocks, %zu ranges freed",
-             (unsigned long long) c->tid, c->set.count, c->freed.count);
-  if (c->first && ((err = write_super (fs, &c->super, state)) ||
-                   (err = flush (fs))))
-    return err;
-  if ((err = write_wave (fs, &c->set, true)))
-    return err;
-  if (c->super_dirty && (err = write_super (fs, &c->super, state)))
-    return err;
-  if ((err = flush (fs)))
-    return err;
-  if ((err = write_wave (fs, &c->set, false)))
-    return err;
-  return flush (fs);
-}
-
-/* Step 6. */
-
-/* How much of it to do before looking for other work again. */
-#define RELEASE_RANGES 64
-#define RELEASE_BLOCKS 65536
-
-/* Hands C's freed blocks over to the sync thread's list. */
-static errcode_t
-queue_freed (struct filesystem *fs, struct free_list *freed)
-{
-  struct free_list *l = &fs->releasing;
-  struct free_range *p;
-
-  if (freed->count == 0)
-    return 0;
-  if (l->count == 0) {
-    free (l->ranges);
-    *l = *freed;
-    memset (freed, 0, sizeof *freed);
-    return 0;
-  }
-  p = realloc (l->ranges, (l->count + freed->count) * sizeof *p);
-  if (p == NULL)
-    return ENOMEM;
-  memcpy (p + l->count, freed->ranges, freed->count * sizeof *p);
-  l->ranges = p;
-  l->count += freed->count;
-  l->size = l->count;
-  return 0;
-}
-
-/* A range that is not wholly allocated comes from a damaged image: it may
- * be somebody else's, and is left alone.
- */
-static void
-release_range (struct filesystem *fs, uint64_t blk, uint64_t len)
-{
-  bool ours;
-
-  lock_acquire (&fs->lock);
-  ours = !atomic_load (&fs->aborted) && alloc_is_allocated (fs, blk, len);
-  lock_release (&fs->lock);
-  if (!ours)
-    return;
-  /* Its bits are set, so nobody can take it meanwhile. */
-  device_trim (fs->dev, len << fs->block_bits, blk << fs->block_bits);
-  LOCK_FOR_SCOPE (&fs->lock);
-  if (filesystem_begin_change (fs) == 0)
-    alloc_free_now (fs, blk, len);
-}
-
-bool
-commit_release_some (struct filesystem *fs)
-{
-  struct free_list *l = &fs->releasing;
-  uint64_t ranges = 0, blocks = 0;
-
-  while (l->count > 0 && ranges < RELEASE_RANGES && blocks < RELEASE_BLOCKS) {
-    struct free_range *r = &l->ranges[l->count - 1];
-    uint64_t n = r->len < RELEASE_BLOCKS ? r->len : RELEASE_BLOCKS;
-
-    release_range (fs, r->blk + r->len - n, n);
-    r->len -= n;
-    if (r->len == 0)
-      l->count--;
-    ranges++;
-    blocks += n;
-  }
-  if (l->count > 0)
-    return true;
-  LOCK_FOR_SCOPE (&fs->lock);
-  fs->freeing = false;
-  return false;
 }
 
 /* *WORK: there was something to commit. */
@@ -306,7 +251,11 @@ commit_once (struct filesystem *fs, bool *work)
   err = freeze (fs, &c, work);
   if (err || !*work)
     return err;                 /* as if nothing had been tried */
-  err = write_commit (fs, &c);
+  qsort (c.revoked, c.nrevoked, sizeof *c.revoked, compare_blocks);
+  log_debug ("commit %llu: %zu blocks, %zu revoked, %zu ranges freed",
+             (unsigned long long) c.tid, c.set.count, c.nrevoked,
+             c.freed.count);
+  err = fs->log ? commit_journal (fs, &c) : commit_ordered (fs, &c);
   if (err) {
     LOCK_FOR_SCOPE (&fs->lock);
     filesystem_abort (fs, "metadata could not be written", err);
@@ -314,12 +263,13 @@ commit_once (struct filesystem *fs, bool *work)
   mcache_thaw (fs->mc, &c.set, err == 0);
   if (!err) {
     /* Without memory for the list they stay allocated: a leak. */
-    if (queue_freed (fs, &c.freed) != 0)
+    if (commit_queue_freed (fs, &c.freed) != 0)
       log_error ("out of memory: %zu ranges of freed blocks are lost until "
                  "e2fsck is run", c.freed.count);
     atomic_store (&fs->committed_tid, c.tid);
   }
   free (c.freed.ranges);
+  free (c.revoked);
   return err;
 }
 
@@ -329,35 +279,74 @@ commit_sync (struct filesystem *fs)
   bool work;
   errcode_t err = commit_once (fs, &work);
 
-  return err || work ? err : flush (fs);
+  return err || work ? err : commit_flush (fs);
+}
+
+static errcode_t
+checkpoint_or_abort (struct filesystem *fs)
+{
+  errcode_t err;
+
+  if (atomic_load (&fs->aborted))
+    return EIO;
+  err = checkpoint (fs, fs->log);
+  if (err) {
+    LOCK_FOR_SCOPE (&fs->lock);
+    filesystem_abort (fs, "metadata could not be written", err);
+  }
+  return err;
+}
+
+bool
+commit_idle (struct filesystem *fs)
+{
+  if (fs->log && checkpoint_due (fs, fs->log) && !atomic_load (&fs->aborted))
+    checkpoint_or_abort (fs);
+  return commit_release_some (fs);
+}
+
+/* The last of all. */
+
+static errcode_t
+commit_all (struct filesystem *fs)
+{
+  bool work;
+  errcode_t err;
+
+  /* Without a journal releasing is a change to be committed. */
+  do {
+    while (commit_release_some (fs))
+      ;
+    err = commit_once (fs, &work);
+  } while (!err && work);
+  if (!err && fs->log)
+    err = checkpoint_or_abort (fs);
+  if (!err)
+    err = commit_flush (fs);
+  if (!err && atomic_load (&fs->flush_failed))
+    err = EIO;                  /* an earlier one: keep it unclean */
+  return err;
 }
 
 errcode_t
 commit_last (struct filesystem *fs)
 {
   uint16_t state = fs->original_state;
-  bool work;
-  errcode_t err;
+  errcode_t err = commit_all (fs);
 
-  /* A commit frees blocks, which is a change to be committed. */
-  do {
-    while (commit_release_some (fs))
-      ;
-    err = commit_once (fs, &work);
-  } while (!err && work);
-  if (!err)
-    err = flush (fs);
-  if (!err && atomic_load (&fs->flush_failed))
-    err = EIO;                  /* an earlier one: keep it unclean */
-  if (err || !fs->unmarked_valid)
+  if (err || !fs->marked)
     return err;
+  if (fs->log)
+    err = log_end (fs, fs->log);
 
   LOCK_FOR_SCOPE (&fs->lock);
   if (fs->damaged)
     state = (state & ~EXT2_VALID_FS) | EXT2_ERROR_FS;
-  err = write_super (fs, fs->e2->super, state);
+  ext2fs_clear_feature_journal_needs_recovery (fs->e2->super);  /* J1 */
   if (!err)
-    err = flush (fs);
+    err = write_super (fs, fs->e2->super, state);
+  if (!err)
+    err = commit_flush (fs);
   if (err)
     filesystem_abort (fs, "the superblock could not be written", err);
   return err;
@@ -376,6 +365,12 @@ filesystem_flush (struct filesystem *fs)
     return EIO;
   err = syncer_wait (fs);
   return !err && atomic_load (&fs->flush_failed) ? EIO : err;
+}
+
+errcode_t
+filesystem_make_room (struct filesystem *fs)
+{
+  return filesystem_flush (fs);
 }
 
 errcode_t

@@ -1,8 +1,13 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /* SPDX-FileCopyrightText: 2026 the nbdkit-ext2 authors */
 
-/* Making metadata durable: see commit.c for the order.  Only the sync
- * thread calls these.
+/* Making metadata durable.  Only the sync thread calls these.
+ *
+ *   commit.c          freezing the running set, and what is common
+ *   commit-journal.c  with a journal: through the log
+ *   commit-ordered.c  without: by the order of writes
+ *   log.c, checkpoint.c   the log and what is in it (log.h)
+ *   release.c         freed blocks, afterwards
  */
 
 #ifndef EXT2SERVE_COMMIT_H
@@ -13,14 +18,53 @@
 /* Commits the running set; with nothing in it, flushes the device. */
 extern errcode_t commit_sync (struct filesystem *fs);
 
-/* Makes some of the blocks that commits have freed usable again; true if
- * there are more.
+/* What can be done when no sync is wanted: checkpoint, make blocks that
+ * commits have freed usable again.  A piece of it; true if there is more.
  */
-extern bool commit_release_some (struct filesystem *fs);
+extern bool commit_idle (struct filesystem *fs);
 
-/* Commits until nothing is left, then restores the superblock's state.
- * For closing: nobody else uses FS.
+/* Commits and checkpoints until nothing is left, then restores the
+ * superblock's state.  For closing: nobody else uses FS.
  */
 extern errcode_t commit_last (struct filesystem *fs);
+
+/* Between the files above. */
+
+/* A transaction: the running set as it was when it was frozen. */
+struct commit {
+  uint64_t tid;
+  struct frozen_set set;
+  struct free_list freed;
+  uint64_t *revoked;            /* sorted */
+  size_t nrevoked;
+  struct ext2_super_block super;        /* as it is to be on disk */
+  bool super_dirty;
+  bool first;                   /* the superblock does not show us yet */
+};
+
+/* The two kinds.  When they return without an error, C is durable. */
+extern errcode_t commit_journal (struct filesystem *fs, struct commit *c);
+extern errcode_t commit_ordered (struct filesystem *fs, struct commit *c);
+
+/* Writes SB, marked as a filesystem in use. */
+extern errcode_t commit_super (struct filesystem *fs,
+                               const struct ext2_super_block *sb);
+
+/* Flushes the device; an error is remembered. */
+extern errcode_t commit_flush (struct filesystem *fs);
+
+/* Writes the blocks of SET for which WANTED (NULL: all), neighbours
+ * together.
+ */
+extern errcode_t write_in_place (struct filesystem *fs,
+                                 const struct frozen_set *set,
+                                 bool (*wanted) (const struct frozen_block *));
+
+/* Hands freed blocks, durably so, to fs->releasing.  ENOMEM. */
+extern errcode_t commit_queue_freed (struct filesystem *fs,
+                                     struct free_list *freed);
+
+/* Releases some of them; true if there are more. */
+extern bool commit_release_some (struct filesystem *fs);
 
 #endif /* EXT2SERVE_COMMIT_H */

@@ -20,6 +20,9 @@
  * is in the inode.  Nodes that are new in the running set are changed in
  * place in any case: nothing on the disk points at them.
  *
+ * With a journal all blocks of an edit are in one transaction, so every
+ * node is changed in place.
+ *
  *   leaf, fits, same first key   -> IN_PLACE, done
  *   leaf, fits, other first key  -> MOVE, parent: its key and child
  *   leaf, does not fit           -> SHARE with the leaf to the left if
@@ -144,9 +147,9 @@ struct edit {
 
 /* May the node be changed although its parent changes as well? */
 static bool
-is_private (const struct node *n)
+is_private (const struct edit *ed, const struct node *n)
 {
-  return n->mb == NULL || mcache_is_fresh (n->mb);
+  return ed->inode->fs->log || n->mb == NULL || mcache_is_fresh (n->mb);
 }
 
 /* The list of LEVEL: the node's entries with those that led to the child
@@ -227,7 +230,7 @@ plan_share (struct edit *ed)
   s->left = both.n / 2;
   s->at = parent->at - 1;
   s->how = SHARE;
-  ed->need += !is_private (n) + !is_private (&ed->sibling);
+  ed->need += !is_private (ed, n) + !is_private (ed, &ed->sibling);
   return true;
 }
 
@@ -253,11 +256,11 @@ plan_step (struct edit *ed, unsigned level, unsigned place)
   else if (!fits) {
     s->how = SPLIT;
     s->left = split_at (n, s->list.n, place);
-    ed->need += is_private (n) ? 1 : 2;
+    ed->need += is_private (ed, n) ? 1 : 2;
   }
   else if (s->list.e[0].lblk != node_key (n->eh, 0)) {
     s->how = MOVE;
-    ed->need += is_private (n) ? 0 : 1;
+    ed->need += is_private (ed, n) ? 0 : 1;
   }
   else
     s->how = IN_PLACE;
@@ -299,6 +302,9 @@ dirty_path (struct edit *ed)
     if (err)
       return err;
   }
+  if (ed->sibling.mb)
+    return mcache_dirty (ed->inode->fs->mc, ed->sibling.mb, MCLASS_TREE,
+                         false);
   return 0;
 }
 
@@ -346,7 +352,7 @@ new_node (struct edit *ed, unsigned depth)
 static struct node
 node_for_change (struct edit *ed, const struct node *old)
 {
-  if (is_private (old))
+  if (is_private (ed, old))
     return *old;
   ed->freed[ed->nfreed++] = old->mb->blkno;
   return new_node (ed, node_depth (old->eh));
@@ -423,27 +429,48 @@ static void
 collapse_root (struct edit *ed)
 {
   struct ext3_extent_header *root = node_root (ed->inode);
+  struct filesystem *fs = ed->inode->fs;
   struct node child;
   struct entry e[8];
   unsigned i, n;
+  bool fits = true;
 
-  while (node_depth (root) > 0 && node_entries (root) == 1) {
+  while (fits && node_depth (root) > 0 && node_entries (root) == 1) {
     node_get (root, 0, &e[0]);
     if (node_read (ed->inode, e[0].pblk, node_depth (root) - 1, 0,
                    EXTENT_MAX_LBLK, &child) != 0)
       return;
     n = node_entries (child.eh);
-    if (n <= node_capacity (root)) {
+    fits = n <= node_capacity (root) &&
+      alloc_prepare_free (fs, child.mb->blkno, 1) == 0;
+    if (fits) {
       for (i = 0; i < n; i++)
         node_get (child.eh, i, &e[i]);
       ed->freed[ed->nfreed++] = child.mb->blkno;
       root->eh_depth = child.eh->eh_depth;
       node_write (ed->inode, &ed->p.node[0], e, n);
     }
-    mcache_unpin (ed->inode->fs->mc, child.mb);
-    if (n > node_capacity (root))
-      return;
+    mcache_unpin (fs->mc, child.mb);
   }
+}
+
+/* Whatever the edit frees for certain or perhaps. */
+static errcode_t
+prepare_frees (struct edit *ed, bool free_old)
+{
+  struct filesystem *fs = ed->inode->fs;
+  unsigned i;
+  errcode_t err = 0;
+
+  alloc_begin_free (fs);
+  for (i = 0; free_old && i < ed->dropped.n && !err; i++)
+    err = alloc_prepare_free (fs, ed->dropped.e[i].pblk,
+                              ed->dropped.e[i].len);
+  for (i = 1; i <= ed->p.depth && !err; i++)
+    err = alloc_prepare_free (fs, ed->p.node[i].mb->blkno, 1);
+  if (ed->sibling.mb && !err)
+    err = alloc_prepare_free (fs, ed->sibling.mb->blkno, 1);
+  return err;
 }
 
 static void
@@ -455,11 +482,9 @@ account (struct edit *ed, bool free_old)
 
   assert (ed->used == ed->need);
   ext2fs_iblk_add_blocks (fs->e2, raw, ed->used);
-  /* Room for these has been made before. */
   for (i = 0; i < ed->nfreed; i++) {
     ext2fs_iblk_sub_blocks (fs->e2, raw, 1);
-    mcache_forget (fs->mc, ed->freed[i]);
-    alloc_free_later (fs, ed->freed[i], 1);
+    alloc_free_tree_block (fs, ed->freed[i]);
   }
   for (i = 0; free_old && i < ed->dropped.n; i++) {
     ext2fs_iblk_sub_blocks (fs->e2, raw, ed->dropped.e[i].len);
@@ -534,6 +559,29 @@ check_keys (struct inode *inode, const struct path *p)
   return 0;
 }
 
+/* How far [START, END) can be unmapped at once. */
+static uint64_t
+end_of_removal (struct filesystem *fs, const struct ext3_extent_header *eh,
+                uint64_t start, uint64_t end)
+{
+  unsigned groups = ALLOC_MAX_FREE_GROUPS, i;
+
+  for (i = 0; i < node_entries (eh); i++) {
+    uint64_t from, to, n;
+    struct entry e;
+
+    node_get (eh, i, &e);
+    from = e.lblk > start ? e.lblk : start;
+    to = e.lblk + e.len < end ? e.lblk + e.len : end;
+    if (from >= to)
+      continue;
+    n = alloc_freeable (fs, e.pblk + (from - e.lblk), to - from, &groups);
+    if (n < to - from)
+      return from + n;
+  }
+  return end;
+}
+
 errcode_t
 extent_edit (struct inode *inode, uint64_t start, uint64_t end,
              enum map_state state, uint64_t pblk, bool free_old,
@@ -560,11 +608,13 @@ extent_edit (struct inode *inode, uint64_t start, uint64_t end,
   }
   if (end > ed.p.hi)
     end = ed.p.hi;
+  eh = ed.p.node[ed.p.depth].eh;
+  if (free_old && inode->fs->log)
+    end = end_of_removal (inode->fs, eh, start, end);
   *next = end;
   new.len = end - start;
   assert (state == MAP_HOLE || end - start <= MAP_MAX_INSERT);
 
-  eh = ed.p.node[ed.p.depth].eh;
   out = &ed.step[ed.p.depth].list;
   out->e = calloc ((size_t) node_entries (eh) + 3, sizeof *out->e);
   ed.dropped.e = calloc ((size_t) node_entries (eh) + 1,
@@ -579,8 +629,7 @@ extent_edit (struct inode *inode, uint64_t start, uint64_t end,
     goto out;
 
   if ((err = plan (&ed, place)) ||
-      (err = alloc_pending_room (inode->fs, ed.dropped.n
-                                 + sizeof ed.freed / sizeof ed.freed[0])) ||
+      (err = prepare_frees (&ed, free_old)) ||
       (err = dirty_path (&ed)) || (err = take_blocks (&ed, r)))
     goto out;
   apply (&ed, free_old);        /* cannot fail */

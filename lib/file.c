@@ -87,6 +87,18 @@ may_change (struct inode *inode)
   return !inode->writable || atomic_load (&inode->fs->aborted) ? EROFS : 0;
 }
 
+/* After a change: was it put off for want of room in the transaction,
+ * and can be tried again now?
+ */
+static bool
+make_room (struct filesystem *fs, errcode_t *err)
+{
+  if (*err != TRANSACTION_FULL)
+    return false;
+  *err = filesystem_make_room (fs);
+  return *err == 0;
+}
+
 /* Inline data. */
 
 static errcode_t
@@ -107,15 +119,17 @@ write_inline (struct inode *inode, const void *buf, uint64_t count,
   struct filesystem *fs = inode->fs;
   errcode_t err;
 
-  inode_map_lock_exclusive (inode);
-  lock_acquire (&fs->lock);
-  err = inode_begin_change (inode);
-  if (!err)
-    err = inline_write (inode, buf, count, offset);
-  if (!err)
-    err = inode_write (inode);
-  lock_release (&fs->lock);
-  inode_map_unlock_exclusive (inode);
+  do {
+    inode_map_lock_exclusive (inode);
+    lock_acquire (&fs->lock);
+    err = inode_begin_change (inode);
+    if (!err)
+      err = inline_write (inode, buf, count, offset);
+    if (!err)
+      err = inode_write (inode);
+    lock_release (&fs->lock);
+    inode_map_unlock_exclusive (inode);
+  } while (make_room (fs, &err));
   return err;
 }
 
@@ -278,9 +292,42 @@ unmap (struct inode *inode, uint64_t start, uint64_t end, uint64_t *done)
     inode_unlock_exclusive (inode);
     if (!err)
       start = next;
+    else
+      make_room (fs, &err);
   }
   *done = start;
   return err;
+}
+
+/* Locks: INODE and MAP exclusive, FS. */
+static errcode_t
+unwrite_locked (struct inode *inode, uint64_t start, uint64_t count,
+                uint64_t *done)
+{
+  struct filesystem *fs = inode->fs;
+  struct reservation r;
+  struct mapping m;
+  errcode_t err, err2;
+
+  err = map_lookup (inode, start, &m);
+  if (err || m.state != MAP_WRITTEN)
+    return err;
+  if (m.len > count)
+    m.len = count;
+  if (m.len > MAP_MAX_INSERT)
+    m.len = MAP_MAX_INSERT;
+  err = inode_begin_change (inode);
+  if (!err)
+    err = alloc_reserve (fs, NULL, 0, map_meta_needed (inode), &r);
+  if (err)
+    return err;
+  err = map_convert (inode, start, m.len, MAP_UNWRITTEN, &r);
+  alloc_release (fs, &r);
+  err2 = inode_write (inode);
+  if (err || err2)
+    return err ? err : err2;
+  *done = m.len;
+  return 0;
 }
 
 /* Turn written blocks into unwritten ones.  *DONE in blocks; stops at
@@ -290,37 +337,18 @@ static errcode_t
 unwrite (struct inode *inode, uint64_t start, uint64_t count, uint64_t *done)
 {
   struct filesystem *fs = inode->fs;
-  struct reservation r = { .len = 0 };
-  struct mapping m;
-  errcode_t err, err2;
+  errcode_t err;
 
   *done = 0;
-  inode_lock_exclusive (inode);
-  inode_map_lock_exclusive (inode);
-  lock_acquire (&fs->lock);
-  err = map_lookup (inode, start, &m);
-  if (err || m.state != MAP_WRITTEN)
-    goto out;
-  if (m.len > count)
-    m.len = count;
-  if (m.len > MAP_MAX_INSERT)
-    m.len = MAP_MAX_INSERT;
-  err = inode_begin_change (inode);
-  if (!err)
-    err = alloc_reserve (fs, NULL, 0, map_meta_needed (inode), &r);
-  if (err)
-    goto out;
-  err = map_convert (inode, start, m.len, MAP_UNWRITTEN, &r);
-  alloc_release (fs, &r);
-  err2 = inode_write (inode);
-  if (!err)
-    err = err2;
-  if (!err)
-    *done = m.len;
- out:
-  lock_release (&fs->lock);
-  inode_map_unlock_exclusive (inode);
-  inode_unlock_exclusive (inode);
+  do {
+    inode_lock_exclusive (inode);
+    inode_map_lock_exclusive (inode);
+    lock_acquire (&fs->lock);
+    err = unwrite_locked (inode, start, count, done);
+    lock_release (&fs->lock);
+    inode_map_unlock_exclusive (inode);
+    inode_unlock_exclusive (inode);
+  } while (make_room (fs, &err));
   return err;
 }
 

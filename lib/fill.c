@@ -249,19 +249,27 @@ insert_locked (struct inode *inode, struct fill *f)
   return err ? err : err2;
 }
 
+/* With an error, gives the reservation back and returns the same. */
 static errcode_t
 insert (struct inode *inode, struct fill *f, errcode_t write_error)
 {
   struct filesystem *fs = inode->fs;
   errcode_t err = write_error;
+  bool full;
 
-  inode_map_lock_exclusive (inode);
-  lock_acquire (&fs->lock);
-  if (!err)
-    err = insert_locked (inode, f);
-  alloc_release (fs, &f->r);
-  lock_release (&fs->lock);
-  inode_map_unlock_exclusive (inode);
+  do {
+    inode_map_lock_exclusive (inode);
+    lock_acquire (&fs->lock);
+    if (!err)
+      err = insert_locked (inode, f);
+    full = err == TRANSACTION_FULL;
+    if (!full)
+      alloc_release (fs, &f->r);
+    lock_release (&fs->lock);
+    inode_map_unlock_exclusive (inode);
+    if (full)
+      err = filesystem_make_room (fs);
+  } while (full);
   return err;
 }
 

@@ -21,6 +21,8 @@
 #include "syszone.h"
 
 struct inode;
+struct journal;
+struct log;
 
 /* Fields in the order of the locks that protect them. */
 struct filesystem {
@@ -32,6 +34,10 @@ struct filesystem {
   uint64_t blocks;              /* [constant] number past the highest */
   bool writable;                /* [constant] may ever be changed */
   struct syszone zones;         /* [constant] */
+  struct journal *journal;      /* [constant; content: the sync thread's]
+                                   NULL if there is none */
+  struct log *log;              /* [as journal] NULL: not written to,
+                                   changes are ordered instead */
 
   /* No more changes: some metadata could not be written.  [atomic:
    * only ever set; a writer that misses it is caught at its commit]
@@ -62,7 +68,10 @@ struct filesystem {
   bool super_dirty;             /* [FS] */
   bool freeing;                 /* [FS] committed frees to come */
   bool damaged;                 /* [FS] found it in contradiction */
-  bool unmarked_valid;          /* [FS] VALID_FS is cleared on disk */
+  bool marked;                  /* [FS] the superblock on disk shows that
+                                   we write: VALID_FS is cleared, or with
+                                   a journal needs_recovery set */
+  size_t last_running;          /* [FS] debug: see filesystem_begin_change */
   uint16_t original_state;      /* [constant] s_state at open */
   struct allocator alloc;       /* [FS] */
 };
@@ -97,10 +106,22 @@ extern errcode_t filesystem_flush (struct filesystem *fs);
 /* The transaction TID is durable when it returns (0 = trivially). */
 extern errcode_t filesystem_commit_tid (struct filesystem *fs, uint64_t tid);
 
-/* Before the first of several changes to metadata under one hold of FS:
- * EROFS if there may be none.  Locks: FS.
+/* Before the first of several changes to metadata that are to be in one
+ * transaction, under one hold of FS: EROFS if there may be none.  They
+ * add MAX_OPERATION blocks (log.h) to the running set at most; if it has
+ * not the room, TRANSACTION_FULL: give up FS and MAP, call
+ * filesystem_make_room, begin again.  Locks: FS.
  */
+#define TRANSACTION_FULL ((errcode_t) -1)
 extern errcode_t filesystem_begin_change (struct filesystem *fs);
+
+/* Commits.  Locks: INODE and FILL may be held, no later one. */
+extern errcode_t filesystem_make_room (struct filesystem *fs);
+
+/* After a change: see whether the running set has grown large.  Locks:
+ * FS.
+ */
+extern void filesystem_note_growth (struct filesystem *fs);
 
 /* Give up: no more changes.  Says WHY once, tries to record the error
  * state in the superblock.  Locks: FS.

@@ -150,18 +150,17 @@ group_bitmap (struct filesystem *fs, dgrp_t g, struct mbuf **mbp)
 
   if (gs->bad)
     return EXT2_FILSYS_CORRUPTED;
-  if (!gs->checked && ext2fs_has_group_desc_csum (fs->e2) &&
+  if (ext2fs_has_group_desc_csum (fs->e2) &&
       ext2fs_bg_flags_test (fs->e2, g, EXT2_BG_BLOCK_UNINIT)) {
-    err = mcache_zeroed (fs->mc, ext2fs_block_bitmap_loc (fs->e2, g), &mb);
-    if (err)
-      return err;
-    init_bitmap (fs, g, mb->data);
-    /* It is not on the device: from here on only the cache has it. */
-    err = mcache_dirty (fs->mc, mb, MCLASS_BITMAP, false);
-    if (err) {
-      mcache_unpin (fs->mc, mb);
-      mcache_forget (fs->mc, ext2fs_block_bitmap_loc (fs->e2, g));
-      return err;
+    /* It is not on the device.  As long as the flag is set, so that
+     * nothing has been allocated, it can be made up again.
+     */
+    mb = mcache_find (fs->mc, ext2fs_block_bitmap_loc (fs->e2, g));
+    if (mb == NULL) {
+      err = mcache_zeroed (fs->mc, ext2fs_block_bitmap_loc (fs->e2, g), &mb);
+      if (err)
+        return err;
+      init_bitmap (fs, g, mb->data);
     }
   }
   else {

@@ -1,7 +1,12 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /* SPDX-FileCopyrightText: 2026 the nbdkit-ext2 authors */
 
-/* Block groups and their bitmaps.  Locks: FS for everything here. */
+/* Block groups and their bitmaps.  Locks: FS for everything here.
+ *
+ *   group.c         finding and verifying a bitmap
+ *   group-change.c  changing one, with the counts that go along
+ *   group-busy.c    blocks that are free on disk but not to be had
+ */
 
 #ifndef EXT2SERVE_GROUP_H
 #define EXT2SERVE_GROUP_H
@@ -16,8 +21,9 @@
 struct filesystem;
 
 struct group_state {
-  uint8_t *busy;                /* bitmap | reserved, while any reserved */
-  uint32_t reserved;            /* blocks of this group now reserved */
+  uint8_t *busy;                /* bitmap | held, or NULL if none held */
+  uint32_t held;                /* blocks reserved or withheld, whose bits
+                                   are set in busy only */
   bool checked;                 /* bitmap verified once */
   bool bad;                     /* cannot be used; said once */
   bool bitmap_dirty;            /* checksum to be set at the next freeze */
@@ -38,6 +44,50 @@ extern void group_set_bad (struct filesystem *fs, dgrp_t g, const char *why);
  */
 extern errcode_t group_bitmap (struct filesystem *fs, dgrp_t g,
                                struct mbuf **mbp);
+
+/* The same; it and what goes with it are in the running set already, so
+ * that changing its bits cannot fail until the set is frozen.
+ */
+extern errcode_t group_load_for_change (struct filesystem *fs, dgrp_t g,
+                                        struct mbuf **mbp);
+
+/* Sets (ALLOCATE) or clears N bits of G, all of which must be the other
+ * way round, with the counts of group and superblock.  Not the bits of
+ * the busy map.
+ */
+extern errcode_t group_change_bits (struct filesystem *fs, dgrp_t g,
+                                    uint32_t bit, uint32_t n, bool allocate);
+
+/* Puts checksums on changed bitmaps and moves changed descriptor blocks
+ * into the metadata cache: right before mcache_freeze.
+ */
+extern errcode_t group_prepare_freeze (struct filesystem *fs);
+
+/* The map in which a clear bit means "may be handed out", given G's
+ * bitmap.
+ */
+extern const uint8_t *group_busy_map (struct filesystem *fs, dgrp_t g,
+                                      const struct mbuf *mb);
+
+/* Makes sure that G has a busy map.  ENOMEM. */
+extern errcode_t group_make_busy (struct filesystem *fs, dgrp_t g,
+                                  const struct mbuf *mb);
+
+/* N bits of G, which has a busy map, are held, whatever the bitmap says
+ * of them.
+ */
+extern void group_hold (struct filesystem *fs, dgrp_t g, uint32_t bit,
+                        uint32_t n);
+
+/* They are not any more: RELEASE says that they can be had, otherwise
+ * they have been allocated.
+ */
+extern void group_unhold (struct filesystem *fs, dgrp_t g, uint32_t bit,
+                          uint32_t n, bool release);
+
+/* A bit that was allocated or freed without being held. */
+extern void group_note_bit (struct filesystem *fs, dgrp_t g, uint32_t bit,
+                            bool in_use);
 
 /* Bit N of a bitmap is block N of its group, least significant first
  * within a byte.

@@ -362,15 +362,46 @@ drop_empty_tables (struct inode *inode, struct walk *w)
   unsigned level;
 
   for (level = w->pl.levels - 1; level > 0; level--) {
-    uint64_t blk = w->mb[level]->blkno;
-
     if (!table_empty (fs, w->mb[level]))
       return;
     walk_set (inode, w, level - 1, w->pl.slot[level - 1], 0);
-    mcache_forget (fs->mc, blk);
-    alloc_free_later (fs, blk, 1);
+    alloc_free_tree_block (fs, w->mb[level]->blkno);
     ext2fs_iblk_sub_blocks (fs->e2, (struct ext2_inode *) inode->raw, 1);
   }
+}
+
+/* Of the N pointers from W's on: what they point at, and the tables, will
+ * be freed.  N is reduced to what can be done at once.
+ */
+static errcode_t
+prepare_frees (struct inode *inode, struct walk *w, uint32_t *n)
+{
+  struct filesystem *fs = inode->fs;
+  const unsigned last = w->pl.levels - 1;
+  unsigned groups = ALLOC_MAX_FREE_GROUPS;
+  uint32_t i, run, blk;
+  errcode_t err = 0;
+
+  alloc_begin_free (fs);
+  for (i = 0; i < *n && !err; i += run) {
+    blk = walk_get (inode, w, last, w->pl.slot[last] + i);
+    run = 1;
+    if (blk == 0)
+      continue;
+    while (i + run < *n &&
+           walk_get (inode, w, last, w->pl.slot[last] + i + run) == blk + run)
+      run++;
+    if (!filesystem_valid_data (fs, blk, run))
+      return corrupt (inode, blk);
+    if (fs->log && alloc_freeable (fs, blk, run, &groups) < run)
+      break;
+    err = alloc_prepare_free (fs, blk, run);
+  }
+  if (i < *n)
+    *n = i;
+  for (i = 1; i < w->present && !err; i++)
+    err = alloc_prepare_free (fs, w->mb[i]->blkno, 1);
+  return err;
 }
 
 errcode_t
@@ -401,14 +432,7 @@ indirect_remove (struct inode *inode, uint64_t start, uint64_t end,
   n = slots_left (fs, &w.pl);
   if (n > end - start)
     n = end - start;
-  for (i = 0; i < n && !err; i++) {
-    uint32_t blk = walk_get (inode, &w, last, slot + i);
-
-    if (blk != 0 && !filesystem_valid_data (fs, blk, 1))
-      err = corrupt (inode, blk);
-  }
-  if (!err)
-    err = alloc_pending_room (fs, (size_t) n + MAX_LEVELS);
+  err = prepare_frees (inode, &w, &n);
   if (!err)
     err = dirty_walk (inode, &w);
   if (!err) {

@@ -367,12 +367,16 @@ static void
 write_pending_times (struct inode *inode)
 {
   struct filesystem *fs = inode->fs;
+  errcode_t err;
 
   if (!atomic_load (&inode->times_pending))
     return;
-  LOCK_FOR_SCOPE (&fs->lock);
-  if (inode_begin_change (inode) == 0)
-    inode_write (inode);
+  do {
+    LOCK_FOR_SCOPE (&fs->lock);
+    err = inode_begin_change (inode);
+    if (!err)
+      inode_write (inode);
+  } while (err == TRANSACTION_FULL && filesystem_make_room (fs) == 0);
 }
 
 void
@@ -465,8 +469,6 @@ inode_write (struct inode *inode)
     filesystem_abort (fs, "an inode could not be changed", err);
   else
     atomic_store (&inode->changed_tid, fs->running_tid);
-  if (mcache_dirty_count (fs->mc) * fs->block_size >= LARGE_DIRTY ||
-      fs->alloc.pending.count >= LARGE_FREES)
-    atomic_store (&fs->grown, true);
+  filesystem_note_growth (fs);
   return err;
 }

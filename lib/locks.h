@@ -8,14 +8,15 @@
  *
  *   REGISTRY  which filesystem is open, being opened, being closed
  *             (filters/ext2/share.c)
- *   SYNC      who waits for which sync (sync.h).  The sync thread itself
- *             works without it.
  *   ICACHE    the table of inodes in use and their reference counts
  *   INODE     reader/writer, one per inode: which blocks belong to it.
  *             Shared: I/O on its blocks, and adding blocks; what a lookup
  *             said stays true while it is held.
  *             Exclusive: taking blocks away (trim, zero by unmapping).
  *   FILL      per inode: the list of fills in progress
+ *   SYNC      who waits for which sync (sync.h).  The sync thread itself
+ *             works without it, and without any of those above: so they
+ *             may be held while waiting for it.
  *   MAP       reader/writer, one per inode: its tree.  Shared: one
  *             lookup.  Exclusive: one edit.  No data I/O under it.
  *   FS        libext2fs handle, allocator, in-memory superblock and
@@ -33,7 +34,7 @@
  * - Waiting for other requests is done on condition variables: for a
  *   filesystem that is being opened or closed with no other lock held;
  *   for a fill in progress with at most INODE shared, which that fill
- *   has too and does not need more of.
+ *   has too and does not need more of; for a sync as said above.
  *
  * In debug builds (EXT2_DEBUG_CHECKS) every acquisition is checked
  * against the order, and functions named *_locked assert their lock.
@@ -49,10 +50,10 @@
 
 enum lock_rank {
   LOCK_REGISTRY,
-  LOCK_SYNC,
   LOCK_ICACHE,
   LOCK_INODE,
   LOCK_FILL,
+  LOCK_SYNC,
   LOCK_MAP,
   LOCK_FS,
   LOCK_MCACHE,

@@ -19,8 +19,8 @@
  * sees that it is dead.  New pins need the hash table, so a count that
  * is zero under the exclusive lock stays zero.
  *
- * Dirty and committing buffers are not on the list and thus cannot be
- * evicted.  There is deliberately no write-back from here.
+ * Buffers that are dirty, or have a frozen copy on its way, are not on
+ * the list and thus cannot be evicted.  There is deliberately no write-back from here.
  */
 
 #include <config.h>
@@ -589,9 +589,7 @@ mcache_freeze (struct mcache *mc, struct frozen_set *set)
     memcpy (fb->data, mb->data, mc->block_size);
     mb->fresh = false;
     shard_lock (sh);
-    /* Commits are one at a time, so this one is not yet committing. */
-    assert (!mb->committing);
-    mb->committing = true;
+    mb->copies++;
     mb->dirty = false;
     pin (mb);
     shard_unlock (sh);
@@ -603,29 +601,38 @@ mcache_freeze (struct mcache *mc, struct frozen_set *set)
 }
 
 void
+mcache_thaw_block (struct mcache *mc, struct frozen_block *fb)
+{
+  struct mbuf *mb = fb->mb;
+  struct shard *sh = shard_of (mc, mb->blkno);
+
+  free (fb->data);
+  fb->data = NULL;
+  shard_lock (sh);
+  assert (mb->copies > 0);
+  mb->copies--;
+  if (mb->copies == 0 && !mb->dirty &&
+      !(atomic_load (&mb->pins) & MBUF_DEAD)) {
+    lru_add_newest (sh, mb);
+    evict (mc, sh);
+  }
+  shard_unlock (sh);
+  unpin (mb);
+}
+
+void
 mcache_thaw (struct mcache *mc, struct frozen_set *set, bool written)
 {
   size_t i;
-  bool dead;
 
   for (i = 0; i < set->count; i++) {
-    struct mbuf *mb = set->blocks[i].mb;
-    struct shard *sh = shard_of (mc, mb->blkno);
+    struct frozen_block *fb = &set->blocks[i];
 
-    free (set->blocks[i].data);
-    shard_lock (sh);
-    dead = atomic_load (&mb->pins) & MBUF_DEAD;
-    if (!written && !dead) {
-      shard_unlock (sh);
-      continue;                 /* pinned for ever */
-    }
-    mb->committing = false;
-    if (!mb->dirty && !dead) {
-      lru_add_newest (sh, mb);
-      evict (mc, sh);
-    }
-    shard_unlock (sh);
-    unpin (mb);
+    /* One that was forgotten since is nobody's any more. */
+    if (written || (atomic_load (&fb->mb->pins) & MBUF_DEAD))
+      mcache_thaw_block (mc, fb);
+    else
+      free (fb->data);          /* and the pin stays */
   }
   free (set->blocks);
   set->blocks = NULL;

@@ -6,8 +6,9 @@
  * Filled by mcache_read (from the device) and mcache_zeroed (new
  * blocks); a buffer is pinned from then until mcache_unpin.  Clean,
  * unpinned buffers are evicted by the cache itself, least recently used
- * first, when it grows past its limit.  Dirty ones stay until a commit
- * has written them: the commit is the only writer of metadata.
+ * first, when it grows past its limit.  Dirty ones stay until a commit,
+ * or the checkpoint after it, has written them in place: until then the
+ * device has something older.
  *
  * Content of a buffer: see locks.h (changed under FS plus, for an
  * inode's tree, MAP exclusively).  The cache's own state is under its
@@ -54,7 +55,7 @@ struct mbuf {
   atomic_bool loading;          /* [atomic] content not there yet */
   atomic_bool used;             /* [atomic] since eviction last looked */
   bool dirty;                   /* in the running set; changed under FS */
-  bool committing;              /* [the sync thread] */
+  unsigned copies;              /* frozen ones not yet in place */
   bool fresh;                   /* [FS] new in the running set */
   enum mclass mclass;           /* [FS] meaningful while dirty */
   errcode_t error;              /* of the read; before loading ends */
@@ -137,9 +138,14 @@ extern size_t mcache_dirty_count (const struct mcache *mc);
  */
 extern errcode_t mcache_freeze (struct mcache *mc, struct frozen_set *set);
 
-/* SET has been written (its buffers may be evicted again), or, with
- * WRITTEN false, has not: the buffers then stay for ever, because the
- * cache holds the only true copy.  Frees SET's memory.
+/* FB has been written in place, or need not be any more: frees the copy.
+ * Its buffer may be evicted again, unless there are others.
+ */
+extern void mcache_thaw_block (struct mcache *mc, struct frozen_block *fb);
+
+/* All of SET has been written, or, with WRITTEN false, has not: the
+ * buffers then stay for ever, because the cache holds the only true
+ * copy.  Frees SET's memory.
  */
 extern void mcache_thaw (struct mcache *mc, struct frozen_set *set,
                          bool written);

@@ -12,37 +12,37 @@
 #include "fs.h"
 #include "sync.h"
 
-enum work { SYNC, RELEASE, STOP };
+enum work { SYNC, IDLE, STOP };
 
-/* Wait for work.  A sync comes first, freed blocks when there is time. */
+/* Wait for work.  A sync comes first, the rest when there is time. */
 static enum work
 next_work (struct syncer *s, uint64_t *target)
 {
   LOCK_FOR_SCOPE (&s->lock);
-  while (s->requested == s->completed && !s->releasing && !s->stop)
+  while (s->requested == s->completed && !s->more && !s->stop)
     lock_wait (&s->wanted, &s->lock);
   *target = s->requested;
   if (s->requested != s->completed)
     return SYNC;
-  return s->stop ? STOP : RELEASE;
+  return s->stop ? STOP : IDLE;
 }
 
-/* A sync may have freed blocks: then there is that to do. */
+/* A sync may leave something to do: a checkpoint, freed blocks. */
 static void
 end_sync (struct syncer *s, uint64_t target, errcode_t err)
 {
   LOCK_FOR_SCOPE (&s->lock);
   s->completed = target;
   s->error = err;
-  s->releasing = true;
+  s->more = true;
   pthread_cond_broadcast (&s->done);
 }
 
 static void
-end_release (struct syncer *s, bool more)
+end_idle (struct syncer *s, bool more)
 {
   LOCK_FOR_SCOPE (&s->lock);
-  s->releasing = more;
+  s->more = more;
   if (!more)
     pthread_cond_broadcast (&s->done);
 }
@@ -59,8 +59,8 @@ sync_thread (void *arg)
     case SYNC:
       end_sync (s, target, commit_sync (fs));
       break;
-    case RELEASE:
-      end_release (s, commit_release_some (fs));
+    case IDLE:
+      end_idle (s, commit_idle (fs));
       break;
     case STOP:
       end_sync (s, target, commit_last (fs));
@@ -108,7 +108,7 @@ syncer_drain (struct filesystem *fs)
 
   lock_assert_can_take (LOCK_SYNC);
   LOCK_FOR_SCOPE (&s->lock);
-  while (s->releasing)
+  while (s->more)
     lock_wait (&s->done, &s->lock);
 }
 

@@ -8,7 +8,8 @@
  * a call when *that* connection hangs up.  A commit is made for
  * everybody and must not die with the client who happened to ask.
  *
- * In between, it gives freed blocks back to the device and the allocator.
+ * In between, it checkpoints, and gives freed blocks back to the device
+ * and the allocator.
  *
  * A sync covers what was done before it *started*.  So callers that come
  * while one is under way all wait for the next, and share it.
@@ -32,11 +33,12 @@ struct syncer {
 
   struct lock lock;             /* SYNC */
   pthread_cond_t wanted;        /* requested or stop has changed */
-  pthread_cond_t done;          /* completed or releasing has changed */
+  pthread_cond_t done;          /* completed or more has changed */
   uint64_t requested;           /* [SYNC] */
   uint64_t completed;           /* [SYNC] */
   errcode_t error;              /* [SYNC] of the last sync */
-  bool releasing;               /* [SYNC] freed blocks wait to be released */
+  bool more;                    /* [SYNC] something is left to do, when
+                                   no sync is wanted (commit_idle) */
   bool stop;                    /* [SYNC] */
 };
 
@@ -47,7 +49,8 @@ extern errcode_t syncer_start (struct filesystem *fs);
  */
 extern errcode_t syncer_wait (struct filesystem *fs);
 
-/* All blocks whose freeing was committed before the call are free.
+/* All blocks whose freeing was committed before the call are free, and
+ * a checkpoint that was due has been made.
  * Locks: none held.
  */
 extern void syncer_drain (struct filesystem *fs);

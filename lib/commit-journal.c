@@ -1,0 +1,56 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/* SPDX-FileCopyrightText: 2026 the nbdkit-ext2 authors */
+
+/* A commit with a journal.  The invariants (J1 ...) are in log.h.
+ *
+ *   1. Before the first transaction ever: superblock with needs_recovery,
+ *      flush (J1); then the journal's superblock, durably.
+ *   2. If the log has not the room: checkpoint.
+ *   3. Revoke records, descriptors and blocks into the log.
+ *   4. Flush.  That covers 3, and also all file data written before the
+ *      set was frozen (J2).  A crash up to here: the transaction has not
+ *      happened.
+ *   5. The commit block, durably.  The transaction has happened.
+ *   6. Its blocks join those that wait for a checkpoint (J3).
+ */
+
+#include <config.h>
+
+#include <errno.h>
+
+#include "commit.h"
+#include "log.h"
+
+static errcode_t
+begin (struct filesystem *fs, struct commit *c)
+{
+  errcode_t err;
+
+  if (c->first && ((err = commit_super (fs, &c->super)) ||
+                   (err = commit_flush (fs))))
+    return err;
+  return fs->log->begun ? 0 : log_begin (fs, fs->log);
+}
+
+errcode_t
+commit_journal (struct filesystem *fs, struct commit *c)
+{
+  const struct log_content content = {
+    .set = &c->set, .revoked = c->revoked, .nrevoked = c->nrevoked,
+  };
+  const uint32_t space = log_space (fs->log, c->set.count, c->nrevoked);
+  struct log *log = fs->log;
+  errcode_t err;
+
+  if ((err = begin (fs, c)) ||
+      (!log_has_room (log, space) && (err = checkpoint (fs, log))))
+    return err;
+  if (!log_has_room (log, space))
+    return EFBIG;               /* against J7 */
+  if ((err = checkpoint_prepare (log, c->set.count)) ||
+      (err = log_write (fs, log, &content)) ||
+      (err = commit_flush (fs)) || (err = log_commit (fs, log)))
+    return err;
+  checkpoint_add (fs, log, &c->set, c->revoked, c->nrevoked);
+  return 0;
+}
