@@ -113,8 +113,8 @@ check_journal (struct filesystem *fs)
     return 0;
   }
   /* Replays nothing, and hands the error on to the superblock. */
-  err = recover_journal (fs, fs->journal, fs->dev, &r);
-  if (err)
+  if ((err = recover_journal (fs, fs->journal, fs->dev, &r)) ||
+      (err = recover_finish (fs)))
     return err;
   log_error ("the journal has recorded an error: run e2fsck -f, or serve it "
              "read-only with -r");
@@ -144,8 +144,8 @@ load (struct filesystem *fs)
  * yet.  Replays it onto OUT.
  */
 static errcode_t
-load_and_recover (struct filesystem *fs, struct device *out,
-                  struct recovery *r)
+load_and_replay (struct filesystem *fs, struct device *out,
+                 struct recovery *r)
 {
   errcode_t err;
 
@@ -158,6 +158,16 @@ load_and_recover (struct filesystem *fs, struct device *out,
       (err = journal_load (fs, &fs->journal)))
     return err;
   return recover_journal (fs, fs->journal, out, r);
+}
+
+static errcode_t
+load_and_finish (struct filesystem *fs)
+{
+  errcode_t err;
+
+  LOCK_FOR_SCOPE (&fs->lock);
+  err = open_with_libext2fs (fs);
+  return err ? err : recover_finish (fs);
 }
 
 static void
@@ -214,27 +224,40 @@ filesystem_new (struct device *dev, const struct super_verdict *v,
  * What was read for that is forgotten: the replay may have replaced it.
  */
 static errcode_t
-recover (struct device *dev, const struct super_verdict *v,
-         struct overlay *overlay)
+replay (struct device *dev, const struct super_verdict *v,
+        struct overlay *overlay)
 {
-  struct super_verdict reading = *v;
-  struct filesystem *fs;
+  struct filesystem *fs = filesystem_new (dev, v, 0);
   struct recovery r;
   errcode_t err;
 
-  reading.readonly = true;
-  fs = filesystem_new (dev, &reading, 0);
   if (fs == NULL)
     return ENOMEM;
-  err = load_and_recover (fs, overlay ? overlay_device (overlay) : dev, &r);
+  err = load_and_replay (fs, overlay ? overlay_device (overlay) : dev, &r);
   filesystem_free (fs);
+  if (!err)
+    log_warning ("replayed the journal%s: %u transactions, %u blocks",
+                 overlay ? " in memory" : "", r.transactions, r.blocks);
+  return err;
+}
+
+/* The log is empty: only the superblock does not know yet. */
+static errcode_t
+finish (struct device *dev)
+{
+  struct super_verdict v;
+  struct filesystem *fs;
+  errcode_t err;
+
+  err = super_check (dev, false, &v);
   if (err)
     return err;
-  log_warning ("replayed the journal%s: %u transactions, %u blocks",
-               overlay ? " in memory" : "", r.transactions, r.blocks);
-  if (overlay)
-    overlay_freeze (overlay);
-  return 0;
+  fs = filesystem_new (dev, &v, 0);
+  if (fs == NULL)
+    return ENOMEM;
+  err = load_and_finish (fs);
+  filesystem_free (fs);
+  return err;
 }
 
 /* The filesystem on DEV as V judges it. */
@@ -269,14 +292,20 @@ static errcode_t
 recover_and_judge (struct device *dev, bool want_write,
                    struct super_verdict *v, struct overlay **overlay)
 {
+  const bool to_disk = !v->readonly;
   errcode_t err;
 
-  if (v->readonly) {
+  if (!to_disk) {
     *overlay = overlay_new (dev, v->block_size);
     if (*overlay == NULL)
       return ENOMEM;
   }
-  err = recover (dev, v, *overlay);
+  v->readonly = true;           /* for libext2fs, while replaying */
+  err = replay (dev, v, *overlay);
+  if (!err && to_disk)
+    err = finish (dev);
+  else if (!err)
+    overlay_freeze (*overlay);
   if (!err)
     err = super_check (*overlay ? overlay_device (*overlay) : dev,
                        want_write, v);

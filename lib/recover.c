@@ -665,13 +665,11 @@ write_error (errcode_t err)
   return err;
 }
 
-static errcode_t
-write_super (struct recover *rc, bool needs_recovery)
+static void
+set_recover_and_csum (struct ext2_super_block *sb, bool needs_recovery)
 {
   const uint32_t recover =
     ext2fs_cpu_to_le32 (EXT3_FEATURE_INCOMPAT_RECOVER);
-  struct ext2_super_block *sb = super_in (rc);
-  errcode_t err;
 
   if (needs_recovery)
     sb->s_feature_incompat |= recover;
@@ -682,6 +680,14 @@ write_super (struct recover *rc, bool needs_recovery)
     sb->s_checksum = ext2fs_cpu_to_le32
       (ext2fs_crc32c_le (~0u, (unsigned char *) sb,
                          offsetof (struct ext2_super_block, s_checksum)));
+}
+
+static errcode_t
+write_super (struct recover *rc, bool needs_recovery)
+{
+  errcode_t err;
+
+  set_recover_and_csum (super_in (rc), needs_recovery);
   err = device_pwrite (rc->out, rc->super, rc->block_size,
                        rc->super_block * rc->block_size, 0);
   return err ? err : device_flush (rc->out);
@@ -721,7 +727,7 @@ write_blocks (struct recover *rc, struct recovery *r)
   return err ? err : device_flush (rc->out);
 }
 
-/* Steps 2 to 4.  Linux leaves no fast commits in an empty log, nor the
+/* Steps 2 and 3, for readers also 4.  Linux leaves no fast commits in an empty log, nor the
  * feature; and counts on by one also where there was nothing (inv 5).
  */
 static errcode_t
@@ -738,7 +744,39 @@ finish (struct recover *rc)
   if (js->h.type == ext2fs_cpu_to_be32 (JBD2_SUPER_V2))
     js->incompat &= ~ext2fs_cpu_to_be32 (JBD2_INCOMPAT_FAST);
   err = journal_write_super (rc->j, rc->out, DEVICE_FUA);
-  return err ? err : write_super (rc, false);
+  if (!err && rc->out != rc->fs->dev)
+    err = write_super (rc, false);
+  return err;
+}
+
+errcode_t
+recover_finish (struct filesystem *fs)
+{
+  union {
+    struct ext2_super_block sb;
+    uint8_t bytes[1024];
+  } u;
+  uint64_t blocks = 0, inodes = 0;
+  dgrp_t g;
+  errcode_t err;
+
+  lock_assert_held (LOCK_FS);
+  for (g = 0; g < fs->e2->group_desc_count; g++) {
+    blocks += ext2fs_bg_free_blocks_count (fs->e2, g);
+    inodes += ext2fs_bg_free_inodes_count (fs->e2, g);
+  }
+  err = device_pread (fs->dev, u.bytes, sizeof u.bytes, SUPER_OFFSET);
+  if (err)
+    return write_error (err);
+  u.sb.s_free_blocks_count = ext2fs_cpu_to_le32 ((uint32_t) blocks);
+  if (ext2fs_has_feature_64bit (fs->e2->super))
+    u.sb.s_free_blocks_hi = ext2fs_cpu_to_le32 (blocks >> 32);
+  u.sb.s_free_inodes_count = ext2fs_cpu_to_le32 ((uint32_t) inodes);
+  set_recover_and_csum (&u.sb, false);
+  err = device_pwrite (fs->dev, u.bytes, sizeof u.bytes, SUPER_OFFSET, 0);
+  if (!err)
+    err = device_flush (fs->dev);
+  return err ? write_error (err) : 0;
 }
 
 static errcode_t

@@ -21,7 +21,8 @@
  *   1. all blocks but the superblock's; flush
  *   2. the superblock's block, if the log or an error changes it; flush
  *   3. the journal's superblock: empty, no error; durable
- *   4. the superblock without needs_recovery; flush
+ *   4. the superblock without needs_recovery, and with the sums of free
+ *      blocks and inodes, which Linux does not log; flush
  */
 
 #ifndef EXT2SERVE_RECOVER_H
@@ -40,13 +41,16 @@ struct recovery {
 };
 
 /* Replays the journal J of FS, reading from fs->dev and writing to OUT:
- * fs->dev or a layer over it.  J's superblock is that of an empty
- * journal afterwards.  What FS has read of the filesystem is not valid
- * any more: open it anew.  An error has been logged with its remedy.
- * Memory: in proportion to the log's length (some 40 bytes a block), not
- * to what it claims.  Locks: FS.
+ * fs->dev (steps 1 to 3) or a layer over it for readers (all but the sums).
+ * J's superblock is that of an empty journal afterwards.  What FS has read
+ * of the filesystem is not valid any more: open it anew.  An error has been
+ * logged with its remedy.  Memory: in proportion to the log's length (some
+ * 80 bytes a block), not to what it claims.  Locks: FS.
  */
 extern errcode_t recover_journal (struct filesystem *fs, struct journal *j,
                                   struct device *out, struct recovery *r);
+
+/* Step 4, on the device of FS, opened after the replay.  Locks: FS. */
+extern errcode_t recover_finish (struct filesystem *fs);
 
 #endif /* EXT2SERVE_RECOVER_H */
