@@ -14,7 +14,10 @@
 #include "icache.h"
 #include "inode.h"
 #include "iomgr.h"
-#include "map.h"
+#include "journal.h"
+#include "log.h"
+#include "overlay.h"
+#include "recover.h"
 #include "super.h"
 
 bool
@@ -71,93 +74,52 @@ check_root_directory (struct filesystem *fs)
   return err ? fail ("cannot read the root directory", err) : 0;
 }
 
-/* The fields of the journal's superblock that matter here; big-endian.
- * Source: the kernel's ext4 documentation, "Journal (jbd2)".
- */
-struct journal_super {
-  uint32_t magic, type, h_sequence;
-  uint32_t block_size, max_len, first;
-  uint32_t sequence, start, error;
-};
-
-#define JOURNAL_MAGIC 0xc03b3998
-
-/* A journal that holds something is replayed by whoever looks next, over
- * all that was written since: even if the superblock does not say
- * needs_recovery.
- */
-static errcode_t
-check_journal_empty (struct filesystem *fs, uint64_t blk)
-{
-  struct journal_super js;
-  struct mbuf *mb;
-  errcode_t err = mcache_read (fs->mc, blk, &mb);
-
-  if (err)
-    return fail ("cannot read the journal's superblock", err);
-  memcpy (&js, mb->data, sizeof js);
-  mcache_unpin (fs->mc, mb);
-  if (ext2fs_be32_to_cpu (js.magic) != JOURNAL_MAGIC) {
-    log_error ("the journal has no superblock: run e2fsck");
-    return EXT2_ET_CORRUPT_JOURNAL_SB;
-  }
-  if (js.start != 0 || js.error != 0) {
-    log_error ("the journal %s although needs_recovery is not set: run "
-               "e2fsck", js.start ? "holds transactions"
-               : "has recorded an error");
-    return EXT2_ET_CORRUPT_JOURNAL_SB;
-  }
-  return 0;
-}
-
-static errcode_t
-collect_journal (struct filesystem *fs, struct inode *inode,
-                 struct syszone *zones)
-{
-  uint64_t lblk = 0, blocks = inode->size >> fs->block_bits;
-  struct mapping m;
-  errcode_t err;
-
-  if (blocks == 0 || blocks > fs->blocks)
-    return EXT2_ET_CORRUPT_JOURNAL_SB;
-  for (; lblk < blocks; lblk += m.len) {
-    err = map_lookup (inode, lblk, &m);
-    if (err)
-      return err;
-    if (m.state != MAP_WRITTEN)
-      return EXT2_ET_CORRUPT_JOURNAL_SB;
-    if (lblk == 0 && (err = check_journal_empty (fs, m.pblk)))
-      return err;
-    if ((err = syszone_add (zones, m.pblk, m.len)))
-      return err;
-  }
-  return 0;
-}
-
 /* The journal's blocks are no file's data either.  Locks: FS. */
 static errcode_t
 protect_journal (struct filesystem *fs)
 {
-  struct ext2_super_block *sb = fs->e2->super;
-  struct syszone journal = { .count = 0 };
-  struct inode *inode;
+  const struct journal *j = fs->journal;
   size_t i;
+  errcode_t err = 0;
+
+  for (i = 0; j && i < j->run_count && !err; i++)
+    err = syszone_add (&fs->zones, j->runs[i].pblk, j->runs[i].len);
+  syszone_finish (&fs->zones);
+  return err;
+}
+
+/* A journal that holds something is replayed by whoever looks next, over
+ * all that was written since: even if the superblock does not say
+ * needs_recovery.  Not by us: for Linux it does not exist, so it may be
+ * older than what is on disk.  Locks: FS.
+ */
+static errcode_t
+check_journal (struct filesystem *fs)
+{
+  struct recovery r;
   errcode_t err;
 
-  if (!ext2fs_has_feature_journal (sb) || sb->s_journal_inum == 0)
+  if (fs->journal == NULL)
     return 0;
-  err = inode_load (fs, sb->s_journal_inum, &inode);
-  if (err)
-    return fail ("cannot read the journal's inode", err);
-  err = inode->kind == INLINE_DATA ? EXT2_ET_CORRUPT_JOURNAL_SB
-    : collect_journal (fs, inode, &journal);
-  inode_free (inode);
-  for (i = 0; i < journal.count && !err; i++)
-    err = syszone_add (&fs->zones, journal.zones[i].start,
-                       journal.zones[i].end - journal.zones[i].start);
-  syszone_finish (&fs->zones);
-  syszone_free (&journal);
-  return err ? fail ("the journal cannot be used", err) : 0;
+  if (fs->journal->super.start != 0) {
+    log_error ("the journal holds transactions although needs_recovery is "
+               "not set: run e2fsck");
+    return EXT2_ET_CORRUPT_JOURNAL_SB;
+  }
+  if (fs->journal->super.error == 0)
+    return 0;
+  if (!fs->writable) {
+    log_warning ("the journal has recorded an error: what is read may be "
+                 "wrong, run e2fsck -f");
+    return 0;
+  }
+  /* Replays nothing, and hands the error on to the superblock. */
+  if ((err = recover_journal (fs, fs->journal, fs->dev, &r)) ||
+      (err = recover_finish (fs)))
+    return err;
+  log_error ("the journal has recorded an error: run e2fsck -f, or serve it "
+             "read-only with -r");
+  return EROFS;
 }
 
 static errcode_t
@@ -171,10 +133,49 @@ load (struct filesystem *fs)
     return err;
   note_geometry (fs);
   if ((err = syszone_build (&fs->zones, fs->e2)) ||
-      (err = check_root_directory (fs)) || (err = protect_journal (fs)) ||
+      (err = check_root_directory (fs)) ||
+      (err = journal_load (fs, &fs->journal)) ||
+      (err = check_journal (fs)) || (err = protect_journal (fs)) ||
       (err = alloc_init (fs)) || (err = icache_init (fs)))
     return err;
+  if (fs->writable && fs->journal) {
+    err = log_new (fs, &fs->log);
+    if (err == ENOTSUP)
+      fs->writable = false;
+    else if (err)
+      return err;
+  }
   return 0;
+}
+
+/* As much as it takes to find the journal; nothing else can be trusted
+ * yet.  Replays it onto OUT.
+ */
+static errcode_t
+load_and_replay (struct filesystem *fs, struct device *out,
+                 struct recovery *r)
+{
+  errcode_t err;
+
+  LOCK_FOR_SCOPE (&fs->lock);
+  err = open_with_libext2fs (fs);
+  if (err)
+    return err;
+  note_geometry (fs);
+  if ((err = syszone_build (&fs->zones, fs->e2)) ||
+      (err = journal_load (fs, &fs->journal)))
+    return err;
+  return recover_journal (fs, fs->journal, out, r);
+}
+
+static errcode_t
+load_and_finish (struct filesystem *fs)
+{
+  errcode_t err;
+
+  LOCK_FOR_SCOPE (&fs->lock);
+  err = open_with_libext2fs (fs);
+  return err ? err : recover_finish (fs);
 }
 
 static void
@@ -185,6 +186,7 @@ filesystem_free (struct filesystem *fs)
     /* Not ext2fs_close: everything to be written has been. */
     ext2fs_free (fs->e2);
   }
+  log_free (fs, fs->log);
   icache_fini (fs);
   syszone_free (&fs->zones);
   mcache_free (fs->mc);
@@ -195,26 +197,22 @@ filesystem_free (struct filesystem *fs)
   pthread_cond_destroy (&fs->syncer.done);
   free (fs->commit_batch);
   free (fs->releasing.ranges);
+  journal_free (fs->journal);
+  overlay_free (fs->overlay);
   free (fs);
 }
 
-errcode_t
-filesystem_open (struct device *dev, const struct filesystem_options *opts,
-                 struct filesystem **fsp)
+static struct filesystem *
+filesystem_new (struct device *dev, const struct super_verdict *v,
+                size_t cache_size)
 {
-  struct super_verdict v;
-  struct filesystem *fs;
-  errcode_t err;
+  struct filesystem *fs = calloc (1, sizeof *fs);
 
-  err = super_check (dev, dev->writable && !opts->readonly, &v);
-  if (err)
-    return err;
-  fs = calloc (1, sizeof *fs);
   if (fs == NULL)
-    return ENOMEM;
+    return NULL;
   fs->dev = dev;
-  fs->writable = !v.readonly;
-  fs->block_size = v.block_size;
+  fs->writable = !v->readonly;
+  fs->block_size = v->block_size;
   while ((1u << fs->block_bits) < fs->block_size)
     fs->block_bits++;
   fs->running_tid = 1;
@@ -223,9 +221,65 @@ filesystem_open (struct device *dev, const struct filesystem_options *opts,
   pthread_cond_init (&fs->syncer.done, NULL);
   lock_init (&fs->icache_lock, LOCK_ICACHE);
   lock_init (&fs->lock, LOCK_FS);
-  fs->mc = mcache_new (dev, fs->block_size, opts->cache_size);
+  fs->mc = mcache_new (dev, fs->block_size, cache_size);
   fs->commit_batch = malloc (COMMIT_BATCH);
-  err = fs->mc && fs->commit_batch ? load (fs) : ENOMEM;
+  if (fs->mc && fs->commit_batch)
+    return fs;
+  filesystem_free (fs);
+  return NULL;
+}
+
+/* Replays the journal of the filesystem on DEV, onto it or onto OVERLAY.
+ * What was read for that is forgotten: the replay may have replaced it.
+ */
+static errcode_t
+replay (struct device *dev, const struct super_verdict *v,
+        struct overlay *overlay)
+{
+  struct filesystem *fs = filesystem_new (dev, v, 0);
+  struct recovery r;
+  errcode_t err;
+
+  if (fs == NULL)
+    return ENOMEM;
+  err = load_and_replay (fs, overlay ? overlay_device (overlay) : dev, &r);
+  filesystem_free (fs);
+  if (!err)
+    log_warning ("replayed the journal%s: %u transactions, %u blocks",
+                 overlay ? " in memory" : "", r.transactions, r.blocks);
+  return err;
+}
+
+/* The log is empty: only the superblock does not know yet. */
+static errcode_t
+finish (struct device *dev)
+{
+  struct super_verdict v;
+  struct filesystem *fs;
+  errcode_t err;
+
+  err = super_check (dev, false, &v);
+  if (err)
+    return err;
+  fs = filesystem_new (dev, &v, 0);
+  if (fs == NULL)
+    return ENOMEM;
+  err = load_and_finish (fs);
+  filesystem_free (fs);
+  return err;
+}
+
+/* The filesystem on DEV as V judges it. */
+static errcode_t
+open_judged (struct device *dev, const struct super_verdict *v,
+             size_t cache_size, struct filesystem **fsp)
+{
+  struct filesystem *fs = filesystem_new (dev, v, cache_size);
+  errcode_t err;
+
+  if (fs == NULL)
+    return ENOMEM;
+  err = load (fs);
   if (!err && fs->writable)
     err = syncer_start (fs);
   if (err) {
@@ -238,6 +292,57 @@ filesystem_open (struct device *dev, const struct filesystem_options *opts,
              fs->writable ? "writable" : "read-only");
   *fsp = fs;
   return 0;
+}
+
+/* Replays the journal and judges DEV, or in *OVERLAY a layer over it,
+ * again.
+ */
+static errcode_t
+recover_and_judge (struct device *dev, bool want_write,
+                   struct super_verdict *v, struct overlay **overlay)
+{
+  const bool to_disk = !v->readonly;
+  errcode_t err;
+
+  if (!to_disk) {
+    *overlay = overlay_new (dev, v->block_size);
+    if (*overlay == NULL)
+      return ENOMEM;
+  }
+  v->readonly = true;           /* for libext2fs, while replaying */
+  err = replay (dev, v, *overlay);
+  if (!err && to_disk)
+    err = finish (dev);
+  else if (!err)
+    overlay_freeze (*overlay);
+  if (!err)
+    err = super_check (*overlay ? overlay_device (*overlay) : dev,
+                       want_write, v);
+  if (*overlay)
+    v->readonly = true;         /* whatever the replay has brought */
+  return err;
+}
+
+errcode_t
+filesystem_open (struct device *dev, const struct filesystem_options *opts,
+                 struct filesystem **fsp)
+{
+  const bool want_write = dev->writable && !opts->readonly;
+  struct overlay *overlay = NULL;
+  struct super_verdict v;
+  errcode_t err;
+
+  err = super_check (dev, want_write, &v);
+  if (!err && v.recover)
+    err = recover_and_judge (dev, want_write, &v, &overlay);
+  if (!err)
+    err = open_judged (overlay ? overlay_device (overlay) : dev, &v,
+                       opts->cache_size, fsp);
+  if (err)
+    overlay_free (overlay);
+  else
+    (*fsp)->overlay = overlay;
+  return err;
 }
 
 errcode_t

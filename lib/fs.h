@@ -23,10 +23,13 @@
 struct inode;
 struct journal;
 struct log;
+struct overlay;
 
 /* Fields in the order of the locks that protect them. */
 struct filesystem {
   struct device *dev;           /* [constant] */
+  struct overlay *overlay;      /* [constant] DEV, if a journal had to be
+                                   replayed but not to disk; or NULL */
   struct mcache *mc;            /* [constant] */
   uint32_t block_size;          /* [constant] bytes, power of 2 */
   unsigned block_bits;          /* [constant] log2 of block_size */
@@ -84,8 +87,13 @@ struct filesystem_options {
 #define FILESYSTEM_DEFAULT_CACHE ((size_t) 64 << 20)
 
 /* Opens the filesystem on DEV, which must outlive it.  On failure one
- * line has been logged that says why and what to do; nothing has been
- * written.  fs->writable says whether files may be written.
+ * line has been logged that says why and what to do.  fs->writable says
+ * whether files may be written.
+ *
+ * A journal that needs it is replayed: onto DEV, or in memory if DEV must
+ * not be written or the filesystem has features that forbid it.  That, and
+ * the transfer of an error from the journal to the superblock, is all that
+ * is written to DEV; if the log is damaged, nothing is.
  */
 extern errcode_t filesystem_open (struct device *dev,
                                   const struct filesystem_options *opts,

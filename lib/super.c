@@ -124,17 +124,13 @@ check_journal (const struct ext2_super_block *sb)
                "tune2fs -O ^has_journal");
     return EXT2_ET_UNSUPP_FEATURE;
   }
-  if (sb->s_feature_incompat & EXT3_FEATURE_INCOMPAT_RECOVER) {
-    log_error ("the journal needs to be replayed (needs_recovery): the "
-               "filesystem was not unmounted cleanly, run e2fsck");
-    return EXT2_ET_UNSUPP_FEATURE;
-  }
   return 0;
 }
 
 /* Is the state one in which the bitmaps and trees can be trusted? */
 static errcode_t
-check_state (const struct ext2_super_block *sb, bool want_write)
+check_state (const struct ext2_super_block *sb, bool want_write,
+             bool recover)
 {
   const char *what;
 
@@ -148,8 +144,20 @@ check_state (const struct ext2_super_block *sb, bool want_write)
     log_error ("%s: run e2fsck -f, or serve it read-only with -r", what);
     return EROFS;
   }
-  log_warning ("%s: what is read may be wrong, run e2fsck -f", what);
+  if (!recover)
+    log_warning ("%s: what is read may be wrong, run e2fsck -f", what);
   return 0;
+}
+
+/* Before a replay, the orphans are none of our business: the log knows
+ * better, and they do not make replaying unsafe.
+ */
+static void
+check_replay (const struct ext2_super_block *sb, struct super_verdict *v)
+{
+  v->readonly = sb->s_feature_ro_compat
+    & ~(RO_COMPAT_SERVED | EXT4_FEATURE_RO_COMPAT_ORPHAN_PRESENT) ||
+    sb->s_feature_incompat & EXT4_FEATURE_INCOMPAT_MMP;
 }
 
 static void
@@ -248,6 +256,7 @@ super_check (struct device *dev, bool want_write, struct super_verdict *v)
   errcode_t err;
 
   v->readonly = !want_write;
+  v->recover = false;
   if (dev->size < SUPER_OFFSET + SUPER_SIZE) {
     log_error ("not an ext2/3/4 filesystem: the device has only %llu bytes",
                (unsigned long long) dev->size);
@@ -279,10 +288,14 @@ super_check (struct device *dev, bool want_write, struct super_verdict *v)
   if ((err = check_incompat (&u.sb)) ||
       (err = check_groups (&u.sb, v->block_size)) ||
       (err = check_geometry (&u.sb, dev->size, v->block_size)) ||
-      (err = check_journal (&u.sb)) ||
-      (err = check_state (&u.sb, want_write)))
+      (err = check_journal (&u.sb)))
     return err;
-  if (want_write)
+  v->recover = u.sb.s_feature_incompat & EXT3_FEATURE_INCOMPAT_RECOVER;
+  if ((err = check_state (&u.sb, want_write, v->recover)))
+    return err;
+  if (want_write && v->recover)
+    check_replay (&u.sb, v);
+  else if (want_write)
     check_readonly (&u.sb, v);
   return 0;
 }

@@ -17,12 +17,17 @@
 struct super_verdict {
   uint32_t block_size;          /* bytes */
   bool readonly;                /* safe to read, not to write */
+  bool recover;                 /* the journal must be replayed first */
 };
 
 /* Reads the primary superblock of DEV and judges it for serving, for
  * writing too if WANT_WRITE.  On refusal logs one line that names the
  * feature or state and the remedy, and returns an error; where only
  * writing is unsafe, logs a warning and sets readonly.  Writes nothing.
+ *
+ * With v->recover, the superblock is from before the replay of the
+ * journal, and will be judged again after it: no warnings yet, and
+ * readonly says whether the journal may be replayed on the device.
  */
 extern errcode_t super_check (struct device *dev, bool want_write,
                               struct super_verdict *v);
