@@ -38,5 +38,10 @@ c = nbd.NBD()
 c.connect_uri(uri)
 assert c.pread(196608, 0) == b"a" * 65536 + b"b" * 65536 + b"c" * 65536
 SCRIPT
+# The close takes several slow writes; after a signal they would fail.
+for _ in $(seq 100); do
+    [ "$(fs_state "$tmp/disk.img")" = clean ] && break
+    sleep 0.1
+done
 stop
 check_clean "$tmp/disk.img"
