@@ -16,6 +16,7 @@
 #include "iomgr.h"
 #include "journal.h"
 #include "log.h"
+#include "mmp.h"
 #include "overlay.h"
 #include "recover.h"
 #include "super.h"
@@ -133,7 +134,7 @@ load (struct filesystem *fs)
     return err;
   note_geometry (fs);
   if ((err = syszone_build (&fs->zones, fs->e2)) ||
-      (err = check_root_directory (fs)) ||
+      (err = mmp_protect_block (fs)) || (err = check_root_directory (fs)) ||
       (err = journal_load (fs, &fs->journal)) ||
       (err = check_journal (fs)) || (err = protect_journal (fs)) ||
       (err = alloc_init (fs)) || (err = icache_init (fs)))
@@ -329,19 +330,29 @@ filesystem_open (struct device *dev, const struct filesystem_options *opts,
 {
   const bool want_write = dev->writable && !opts->readonly;
   struct overlay *overlay = NULL;
+  struct mmp *mmp = NULL;
   struct super_verdict v;
   errcode_t err;
 
   err = super_check (dev, want_write, &v);
+  /* Whoever has had it until now may have changed it since. */
+  if (!err && v.mmp && !v.readonly &&
+      (err = mmp_start (dev, opts, &mmp)) == 0)
+    err = super_check (dev, want_write, &v);
   if (!err && v.recover)
     err = recover_and_judge (dev, want_write, &v, &overlay);
   if (!err)
     err = open_judged (overlay ? overlay_device (overlay) : dev, &v,
                        opts->cache_size, fsp);
-  if (err)
+  if (err) {
     overlay_free (overlay);
-  else
+    mmp_stop (mmp, true);
+  }
+  else {
     (*fsp)->overlay = overlay;
+    (*fsp)->mmp = mmp;
+    mmp_attach (mmp, *fsp);
+  }
   return err;
 }
 
@@ -349,7 +360,9 @@ errcode_t
 filesystem_close (struct filesystem *fs)
 {
   errcode_t err = syncer_stop (fs);
+  const bool clean = err == 0 && !atomic_load (&fs->aborted);
 
+  mmp_stop (fs->mmp, clean);
   filesystem_free (fs);
   return err;
 }

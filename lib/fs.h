@@ -23,6 +23,7 @@
 struct inode;
 struct journal;
 struct log;
+struct mmp;
 struct overlay;
 
 /* Fields in the order of the locks that protect them. */
@@ -60,6 +61,8 @@ struct filesystem {
   struct free_list releasing;   /* [the sync thread's] freed, committed */
 
   struct syncer syncer;         /* [its own SYNC] */
+  struct mmp *mmp;              /* [constant] NULL: without the feature, or
+                                   not writable */
 
   struct lock icache_lock;      /* ICACHE */
   struct inode **icache;        /* [ICACHE] hash table by inode number */
@@ -82,6 +85,12 @@ struct filesystem {
 struct filesystem_options {
   bool readonly;                /* never write, whatever DEV permits */
   size_t cache_size;            /* bytes for clean metadata */
+
+  /* Waits that long; false if opening is to be given up.  NULL: sleep. */
+  bool (*wait) (unsigned milliseconds);
+
+  /* For tests: how long a second of mmp.c is.  0 = 1000. */
+  unsigned mmp_second_ms;
 };
 
 #define FILESYSTEM_DEFAULT_CACHE ((size_t) 64 << 20)
@@ -93,7 +102,8 @@ struct filesystem_options {
  * A journal that needs it is replayed: onto DEV, or in memory if DEV must
  * not be written or the filesystem has features that forbid it.  That, and
  * the transfer of an error from the journal to the superblock, is all that
- * is written to DEV; if the log is damaged, nothing is.
+ * is written to DEV; if the log is damaged, nothing is.  Before, the block
+ * of mmp.c is, which also makes opening take time.
  */
 extern errcode_t filesystem_open (struct device *dev,
                                   const struct filesystem_options *opts,

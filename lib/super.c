@@ -27,7 +27,8 @@ struct feature {
 };
 
 /* Incompatible features that need nothing, or nothing beyond what the
- * code does.  RECOVER, JOURNAL_DEV and MMP are judged on their own.
+ * code does.  RECOVER and JOURNAL_DEV are judged on their own, MMP is
+ * looked after by mmp.c.
  */
 #define INCOMPAT_SERVED                                                 \
   (EXT2_FEATURE_INCOMPAT_FILETYPE | EXT2_FEATURE_INCOMPAT_META_BG |     \
@@ -156,8 +157,7 @@ static void
 check_replay (const struct ext2_super_block *sb, struct super_verdict *v)
 {
   v->readonly = sb->s_feature_ro_compat
-    & ~(RO_COMPAT_SERVED | EXT4_FEATURE_RO_COMPAT_ORPHAN_PRESENT) ||
-    sb->s_feature_incompat & EXT4_FEATURE_INCOMPAT_MMP;
+    & ~(RO_COMPAT_SERVED | EXT4_FEATURE_RO_COMPAT_ORPHAN_PRESENT);
 }
 
 static void
@@ -179,12 +179,6 @@ check_readonly (const struct ext2_super_block *sb, struct super_verdict *v)
                  "supported; use Linux to write, or turn it off with tune2fs",
                  lowest_feature (other, ro_compat_readonly, buf,
                                  sizeof buf));
-    v->readonly = true;
-  }
-  if (sb->s_feature_incompat & EXT4_FEATURE_INCOMPAT_MMP) {
-    log_warning ("serving read-only: the feature mmp (multiple mount "
-                 "protection) is not supported for writing; turn it off "
-                 "with tune2fs -O ^mmp");
     v->readonly = true;
   }
 }
@@ -256,7 +250,7 @@ super_check (struct device *dev, bool want_write, struct super_verdict *v)
   errcode_t err;
 
   v->readonly = !want_write;
-  v->recover = false;
+  v->recover = v->mmp = false;
   if (dev->size < SUPER_OFFSET + SUPER_SIZE) {
     log_error ("not an ext2/3/4 filesystem: the device has only %llu bytes",
                (unsigned long long) dev->size);
@@ -284,6 +278,7 @@ super_check (struct device *dev, bool want_write, struct super_verdict *v)
     return EXT2_ET_CORRUPT_SUPERBLOCK;
   }
   v->block_size = 1024u << u.sb.s_log_block_size;
+  v->mmp = u.sb.s_feature_incompat & EXT4_FEATURE_INCOMPAT_MMP;
 
   if ((err = check_incompat (&u.sb)) ||
       (err = check_groups (&u.sb, v->block_size)) ||
