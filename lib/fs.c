@@ -53,7 +53,10 @@ open_with_libext2fs (struct filesystem *fs)
   err = ext2fs_open2 ("image", NULL, flags, 0, 0, &mcache_io_manager,
                       &fs->e2);
   iomgr_set_target (NULL, NULL);
-  return err ? fail ("cannot open the filesystem", err) : 0;
+  if (err)
+    return fail ("cannot open the filesystem", err);
+  super_writer_init (fs);
+  return 0;
 }
 
 static void
@@ -184,6 +187,7 @@ filesystem_free (struct filesystem *fs)
 {
   if (fs->e2) {
     alloc_free (fs);
+    super_writer_fini (fs);
     /* Not ext2fs_close: everything to be written has been. */
     ext2fs_free (fs->e2);
   }

@@ -17,6 +17,7 @@
 #include "device.h"
 #include "locks.h"
 #include "mcache.h"
+#include "super-write.h"
 #include "sync.h"
 #include "syszone.h"
 
@@ -66,6 +67,8 @@ struct filesystem {
 
   struct lock icache_lock;      /* ICACHE */
   struct inode **icache;        /* [ICACHE] hash table by inode number */
+
+  struct super_writer sw;       /* [its own SUPER] */
 
   struct lock lock;             /* FS: the rest */
   ext2_filsys e2;               /* [FS] */
@@ -141,11 +144,14 @@ extern errcode_t filesystem_make_room (struct filesystem *fs);
  */
 extern void filesystem_note_growth (struct filesystem *fs);
 
-/* Give up: no more changes.  Says WHY once, tries to record the error
- * state in the superblock.  Locks: FS.
+/* Give up: no more changes.  Says WHY once, tries to record the error,
+ * and the place in the code, in the superblock.  Locks: FS.
  */
-extern void filesystem_abort (struct filesystem *fs, const char *why,
-                              errcode_t err);
+#define filesystem_abort(fs, why, err) \
+  filesystem_abort_at ((fs), __func__, __LINE__, (why), (err))
+extern void filesystem_abort_at (struct filesystem *fs, const char *func,
+                                 unsigned line, const char *why,
+                                 errcode_t err);
 
 /* A flush or FUA write failed with ERR: latch it, say so once. */
 extern void filesystem_flush_failed (struct filesystem *fs, errcode_t err);
