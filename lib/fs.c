@@ -140,7 +140,8 @@ load (struct filesystem *fs)
       (err = mmp_protect_block (fs)) || (err = check_root_directory (fs)) ||
       (err = journal_load (fs, &fs->journal)) ||
       (err = check_journal (fs)) || (err = protect_journal (fs)) ||
-      (err = alloc_init (fs)) || (err = icache_init (fs)))
+      (err = orphan_load (fs)) || (err = alloc_init (fs)) ||
+      (err = icache_init (fs)))
     return err;
   if (fs->writable && fs->journal) {
     err = log_new (fs, &fs->log);
@@ -193,6 +194,7 @@ filesystem_free (struct filesystem *fs)
   }
   log_free (fs, fs->log);
   icache_fini (fs);
+  orphan_free (fs);
   syszone_free (&fs->zones);
   mcache_free (fs->mc);
   lock_destroy (&fs->lock);

@@ -17,6 +17,7 @@
 #include "device.h"
 #include "locks.h"
 #include "mcache.h"
+#include "orphan.h"
 #include "super-write.h"
 #include "sync.h"
 #include "syszone.h"
@@ -39,6 +40,7 @@ struct filesystem {
   uint64_t blocks;              /* [constant] number past the highest */
   bool writable;                /* [constant] may ever be changed */
   struct syszone zones;         /* [constant] */
+  struct orphans orphans;       /* [constant] if writable */
   struct journal *journal;      /* [constant; content: the sync thread's]
                                    NULL if there is none */
   struct log *log;              /* [as journal] NULL: not written to,

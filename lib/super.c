@@ -56,7 +56,8 @@ static const struct feature incompat_refused[] = {
    EXT4_FEATURE_RO_COMPAT_DIR_NLINK |                                   \
    EXT4_FEATURE_RO_COMPAT_EXTRA_ISIZE |                                 \
    EXT4_FEATURE_RO_COMPAT_METADATA_CSUM |                               \
-   EXT4_FEATURE_RO_COMPAT_VERITY)
+   EXT4_FEATURE_RO_COMPAT_VERITY |                                      \
+   EXT4_FEATURE_RO_COMPAT_ORPHAN_PRESENT)
 
 static const struct feature ro_compat_readonly[] = {
   { EXT4_FEATURE_RO_COMPAT_BIGALLOC, "bigalloc" },
@@ -66,7 +67,6 @@ static const struct feature ro_compat_readonly[] = {
   { EXT4_FEATURE_RO_COMPAT_SHARED_BLOCKS, "shared_blocks" },
   { EXT4_FEATURE_RO_COMPAT_HAS_SNAPSHOT, "has_snapshot" },
   { EXT4_FEATURE_RO_COMPAT_REPLICA, "replica" },
-  { EXT4_FEATURE_RO_COMPAT_ORPHAN_PRESENT, "orphan_present" },
   { 0, NULL },
 };
 
@@ -150,14 +150,10 @@ check_state (const struct ext2_super_block *sb, bool want_write,
   return 0;
 }
 
-/* Before a replay, the orphans are none of our business: the log knows
- * better, and they do not make replaying unsafe.
- */
 static void
 check_replay (const struct ext2_super_block *sb, struct super_verdict *v)
 {
-  v->readonly = sb->s_feature_ro_compat
-    & ~(RO_COMPAT_SERVED | EXT4_FEATURE_RO_COMPAT_ORPHAN_PRESENT);
+  v->readonly = sb->s_feature_ro_compat & ~RO_COMPAT_SERVED;
 }
 
 static void
@@ -166,14 +162,6 @@ check_readonly (const struct ext2_super_block *sb, struct super_verdict *v)
   uint32_t other = sb->s_feature_ro_compat & ~RO_COMPAT_SERVED;
   char buf[16];
 
-  if (other & EXT4_FEATURE_RO_COMPAT_ORPHAN_PRESENT ||
-      sb->s_last_orphan != 0) {
-    log_warning ("serving read-only: the filesystem has orphan inodes "
-                 "(%s); run e2fsck to write to it",
-                 sb->s_last_orphan ? "orphan list" : "orphan_present");
-    v->readonly = true;
-  }
-  other &= ~EXT4_FEATURE_RO_COMPAT_ORPHAN_PRESENT;
   if (other) {
     log_warning ("serving read-only: writing with the feature %s is not "
                  "supported; use Linux to write, or turn it off with tune2fs",
