@@ -25,43 +25,15 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
 #include "commit.h"
 #include "errors.h"
 #include "log.h"
 
-#define SUPER_OFFSET 1024
-#define SUPER_SIZE 1024
-
-/* The superblock. */
-
-static errcode_t
-write_super (struct filesystem *fs, const struct ext2_super_block *sb,
-             uint16_t state)
-{
-  union {
-    struct ext2_super_block sb;
-    uint8_t bytes[SUPER_SIZE];
-  } u;
-
-  _Static_assert (sizeof u.sb == SUPER_SIZE, "superblock is 1024 bytes");
-  u.sb = *sb;
-  u.sb.s_state = state;
-  if (atomic_load (&fs->aborted))
-    u.sb.s_state |= EXT2_ERROR_FS;      /* whoever writes it last */
-  u.sb.s_wtime = (uint32_t) time (NULL);
-#ifdef WORDS_BIGENDIAN
-  ext2fs_swap_super (&u.sb);
-#endif
-  ext2fs_superblock_csum_set (fs->e2, &u.sb);
-  return device_pwrite (fs->dev, u.bytes, SUPER_SIZE, SUPER_OFFSET, 0);
-}
-
 void
-filesystem_abort (struct filesystem *fs, const char *why, errcode_t err)
+filesystem_abort_at (struct filesystem *fs, const char *func, unsigned line,
+                     const char *why, errcode_t err)
 {
-  struct ext2_super_block sb;
   char text[128];
 
   lock_assert_held (LOCK_FS);
@@ -70,12 +42,12 @@ filesystem_abort (struct filesystem *fs, const char *why, errcode_t err)
   log_error ("%s: %s: no more changes are accepted, reading goes on; "
              "restart the server after running e2fsck", why,
              errcode_text (err, text, sizeof text));
+  super_note_error (fs, func, line, 0, err);
   if (!fs->marked)
     return;                     /* nothing has been changed on disk */
   /* The counts of the running set may be ahead; e2fsck recomputes them. */
-  sb = *fs->e2->super;
-  sb.s_error_count++;
-  if (write_super (fs, &sb, fs->original_state & ~EXT2_VALID_FS) == 0)
+  if (super_write (fs, fs->e2->super,
+                   fs->original_state & ~EXT2_VALID_FS) == 0)
     device_flush (fs->dev);
 }
 
@@ -109,7 +81,7 @@ commit_super (struct filesystem *fs, const struct ext2_super_block *sb)
   /* With a journal needs_recovery tells it, as Linux has it. */
   if (!fs->log)
     state &= ~EXT2_VALID_FS;
-  return write_super (fs, sb, state);
+  return super_write (fs, sb, state);
 }
 
 /* The size of the running set. */
@@ -205,6 +177,8 @@ freeze (struct filesystem *fs, struct commit *c, bool *work)
   c->first = !fs->marked;
   if (c->first && fs->log)
     ext2fs_set_feature_journal_needs_recovery (fs->e2->super);
+  if (c->first)
+    super_begin_changes (fs);
   fs->marked = true;
   c->super = *fs->e2->super;
   c->super_dirty = fs->super_dirty;
@@ -344,7 +318,7 @@ commit_last (struct filesystem *fs)
     state = (state & ~EXT2_VALID_FS) | EXT2_ERROR_FS;
   ext2fs_clear_feature_journal_needs_recovery (fs->e2->super);  /* J1 */
   if (!err)
-    err = write_super (fs, fs->e2->super, state);
+    err = super_write (fs, fs->e2->super, state);
   if (!err)
     err = commit_flush (fs);
   if (err)

@@ -17,6 +17,7 @@
 #ifndef EXT2SERVE_DEVICE_H
 #define EXT2SERVE_DEVICE_H
 
+#include <stdatomic.h>
 #include <stdbool.h>
 #include <stdint.h>
 
@@ -53,6 +54,17 @@ struct device {
   bool can_fast_zero;           /* takes DEVICE_FAST */
   bool can_trim;
   bool can_cache;
+
+  /* See device_revoke.  [atomic: only ever set] */
+  atomic_bool revoked;
+
+  /* Bytes written, for the superblock.  Every write adds to it, so it has
+   * a cache line of its own: the fields above are read by every request.
+   * [atomic: a sum]
+   */
+  char apart[64];
+  _Atomic uint64_t written;
+  char apart_too[64];
 };
 
 /* COUNT and OFFSET in bytes.  A range outside the device is EIO: only
@@ -79,5 +91,11 @@ extern errcode_t device_cache (struct device *dev, uint64_t count,
 
 /* Everything written by calls that have returned is durable. */
 extern errcode_t device_flush (struct device *dev);
+
+/* The device is somebody else's from now on: whatever would change it,
+ * and flushes, fail with EIO (trims do nothing).  Calls that are in the
+ * device already are not stopped.
+ */
+extern void device_revoke (struct device *dev);
 
 #endif /* EXT2SERVE_DEVICE_H */

@@ -16,6 +16,7 @@
 #include "iomgr.h"
 #include "journal.h"
 #include "log.h"
+#include "mmp.h"
 #include "overlay.h"
 #include "recover.h"
 #include "super.h"
@@ -52,7 +53,10 @@ open_with_libext2fs (struct filesystem *fs)
   err = ext2fs_open2 ("image", NULL, flags, 0, 0, &mcache_io_manager,
                       &fs->e2);
   iomgr_set_target (NULL, NULL);
-  return err ? fail ("cannot open the filesystem", err) : 0;
+  if (err)
+    return fail ("cannot open the filesystem", err);
+  super_writer_init (fs);
+  return 0;
 }
 
 static void
@@ -133,10 +137,11 @@ load (struct filesystem *fs)
     return err;
   note_geometry (fs);
   if ((err = syszone_build (&fs->zones, fs->e2)) ||
-      (err = check_root_directory (fs)) ||
+      (err = mmp_protect_block (fs)) || (err = check_root_directory (fs)) ||
       (err = journal_load (fs, &fs->journal)) ||
       (err = check_journal (fs)) || (err = protect_journal (fs)) ||
-      (err = alloc_init (fs)) || (err = icache_init (fs)))
+      (err = orphan_load (fs)) || (err = alloc_init (fs)) ||
+      (err = icache_init (fs)))
     return err;
   if (fs->writable && fs->journal) {
     err = log_new (fs, &fs->log);
@@ -183,11 +188,13 @@ filesystem_free (struct filesystem *fs)
 {
   if (fs->e2) {
     alloc_free (fs);
+    super_writer_fini (fs);
     /* Not ext2fs_close: everything to be written has been. */
     ext2fs_free (fs->e2);
   }
   log_free (fs, fs->log);
   icache_fini (fs);
+  orphan_free (fs);
   syszone_free (&fs->zones);
   mcache_free (fs->mc);
   lock_destroy (&fs->lock);
@@ -329,19 +336,29 @@ filesystem_open (struct device *dev, const struct filesystem_options *opts,
 {
   const bool want_write = dev->writable && !opts->readonly;
   struct overlay *overlay = NULL;
+  struct mmp *mmp = NULL;
   struct super_verdict v;
   errcode_t err;
 
   err = super_check (dev, want_write, &v);
+  /* Whoever has had it until now may have changed it since. */
+  if (!err && v.mmp && !v.readonly &&
+      (err = mmp_start (dev, opts, &mmp)) == 0)
+    err = super_check (dev, want_write, &v);
   if (!err && v.recover)
     err = recover_and_judge (dev, want_write, &v, &overlay);
   if (!err)
     err = open_judged (overlay ? overlay_device (overlay) : dev, &v,
                        opts->cache_size, fsp);
-  if (err)
+  if (err) {
     overlay_free (overlay);
-  else
+    mmp_stop (mmp, true);
+  }
+  else {
     (*fsp)->overlay = overlay;
+    (*fsp)->mmp = mmp;
+    mmp_attach (mmp, *fsp);
+  }
   return err;
 }
 
@@ -349,7 +366,9 @@ errcode_t
 filesystem_close (struct filesystem *fs)
 {
   errcode_t err = syncer_stop (fs);
+  const bool clean = err == 0 && !atomic_load (&fs->aborted);
 
+  mmp_stop (fs->mmp, clean);
   filesystem_free (fs);
   return err;
 }

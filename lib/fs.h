@@ -17,12 +17,15 @@
 #include "device.h"
 #include "locks.h"
 #include "mcache.h"
+#include "orphan.h"
+#include "super-write.h"
 #include "sync.h"
 #include "syszone.h"
 
 struct inode;
 struct journal;
 struct log;
+struct mmp;
 struct overlay;
 
 /* Fields in the order of the locks that protect them. */
@@ -37,6 +40,7 @@ struct filesystem {
   uint64_t blocks;              /* [constant] number past the highest */
   bool writable;                /* [constant] may ever be changed */
   struct syszone zones;         /* [constant] */
+  struct orphans orphans;       /* [constant] if writable */
   struct journal *journal;      /* [constant; content: the sync thread's]
                                    NULL if there is none */
   struct log *log;              /* [as journal] NULL: not written to,
@@ -60,9 +64,13 @@ struct filesystem {
   struct free_list releasing;   /* [the sync thread's] freed, committed */
 
   struct syncer syncer;         /* [its own SYNC] */
+  struct mmp *mmp;              /* [constant] NULL: without the feature, or
+                                   not writable */
 
   struct lock icache_lock;      /* ICACHE */
   struct inode **icache;        /* [ICACHE] hash table by inode number */
+
+  struct super_writer sw;       /* [its own SUPER] */
 
   struct lock lock;             /* FS: the rest */
   ext2_filsys e2;               /* [FS] */
@@ -82,6 +90,12 @@ struct filesystem {
 struct filesystem_options {
   bool readonly;                /* never write, whatever DEV permits */
   size_t cache_size;            /* bytes for clean metadata */
+
+  /* Waits that long; false if opening is to be given up.  NULL: sleep. */
+  bool (*wait) (unsigned milliseconds);
+
+  /* For tests: how long a second of mmp.c is.  0 = 1000. */
+  unsigned mmp_second_ms;
 };
 
 #define FILESYSTEM_DEFAULT_CACHE ((size_t) 64 << 20)
@@ -93,7 +107,8 @@ struct filesystem_options {
  * A journal that needs it is replayed: onto DEV, or in memory if DEV must
  * not be written or the filesystem has features that forbid it.  That, and
  * the transfer of an error from the journal to the superblock, is all that
- * is written to DEV; if the log is damaged, nothing is.
+ * is written to DEV; if the log is damaged, nothing is.  Before, the block
+ * of mmp.c is, which also makes opening take time.
  */
 extern errcode_t filesystem_open (struct device *dev,
                                   const struct filesystem_options *opts,
@@ -131,11 +146,14 @@ extern errcode_t filesystem_make_room (struct filesystem *fs);
  */
 extern void filesystem_note_growth (struct filesystem *fs);
 
-/* Give up: no more changes.  Says WHY once, tries to record the error
- * state in the superblock.  Locks: FS.
+/* Give up: no more changes.  Says WHY once, tries to record the error,
+ * and the place in the code, in the superblock.  Locks: FS.
  */
-extern void filesystem_abort (struct filesystem *fs, const char *why,
-                              errcode_t err);
+#define filesystem_abort(fs, why, err) \
+  filesystem_abort_at ((fs), __func__, __LINE__, (why), (err))
+extern void filesystem_abort_at (struct filesystem *fs, const char *func,
+                                 unsigned line, const char *why,
+                                 errcode_t err);
 
 /* A flush or FUA write failed with ERR: latch it, say so once. */
 extern void filesystem_flush_failed (struct filesystem *fs, errcode_t err);

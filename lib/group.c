@@ -82,9 +82,13 @@ group_set_bad (struct filesystem *fs, dgrp_t g, const char *why)
 {
   struct group_state *gs = &fs->alloc.groups[g];
 
-  if (!gs->bad)
+  if (!gs->bad) {
     log_error ("block group %u: %s: not allocating there, run e2fsck -f",
                (unsigned) g, why);
+    super_note_error (fs, __func__, __LINE__,
+                      ext2fs_block_bitmap_loc (fs->e2, g),
+                      EXT2_FILSYS_CORRUPTED);
+  }
   gs->bad = true;
   fs->damaged = true;
 }

@@ -251,6 +251,9 @@ may_write (struct inode *inode, const char *name)
     what = "append-only (undo with chattr -a)";
   else if (inode->raw->i_flags & EXT4_VERITY_FL)
     what = "protected by fs-verity";
+  else if (orphan_is (inode->fs, inode->ino))
+    what = "an orphan, a truncate of it is unfinished (run e2fsck, or mount "
+      "the filesystem with Linux, to finish it)";
   else if (inode->kind == INLINE_DATA && inode->inline_bytes < inode->size)
     what = "inline and longer than its data (copy it to change that)";
   else

@@ -21,6 +21,7 @@
  *             lookup.  Exclusive: one edit.  No data I/O under it.
  *   FS        libext2fs handle, allocator, in-memory superblock and
  *             descriptors, dirty metadata.  No *data* I/O under it.
+ *   SUPER     the superblock being written, errors to be recorded in it
  *   MCACHE    one shard of the metadata cache
  *   DEVICE    only for plugins that must be entered by one thread
  *
@@ -56,6 +57,7 @@ enum lock_rank {
   LOCK_SYNC,
   LOCK_MAP,
   LOCK_FS,
+  LOCK_SUPER,
   LOCK_MCACHE,
   LOCK_DEVICE,
 };

@@ -27,7 +27,8 @@ struct feature {
 };
 
 /* Incompatible features that need nothing, or nothing beyond what the
- * code does.  RECOVER, JOURNAL_DEV and MMP are judged on their own.
+ * code does.  RECOVER and JOURNAL_DEV are judged on their own, MMP is
+ * looked after by mmp.c.
  */
 #define INCOMPAT_SERVED                                                 \
   (EXT2_FEATURE_INCOMPAT_FILETYPE | EXT2_FEATURE_INCOMPAT_META_BG |     \
@@ -55,7 +56,8 @@ static const struct feature incompat_refused[] = {
    EXT4_FEATURE_RO_COMPAT_DIR_NLINK |                                   \
    EXT4_FEATURE_RO_COMPAT_EXTRA_ISIZE |                                 \
    EXT4_FEATURE_RO_COMPAT_METADATA_CSUM |                               \
-   EXT4_FEATURE_RO_COMPAT_VERITY)
+   EXT4_FEATURE_RO_COMPAT_VERITY |                                      \
+   EXT4_FEATURE_RO_COMPAT_ORPHAN_PRESENT)
 
 static const struct feature ro_compat_readonly[] = {
   { EXT4_FEATURE_RO_COMPAT_BIGALLOC, "bigalloc" },
@@ -65,7 +67,6 @@ static const struct feature ro_compat_readonly[] = {
   { EXT4_FEATURE_RO_COMPAT_SHARED_BLOCKS, "shared_blocks" },
   { EXT4_FEATURE_RO_COMPAT_HAS_SNAPSHOT, "has_snapshot" },
   { EXT4_FEATURE_RO_COMPAT_REPLICA, "replica" },
-  { EXT4_FEATURE_RO_COMPAT_ORPHAN_PRESENT, "orphan_present" },
   { 0, NULL },
 };
 
@@ -149,15 +150,10 @@ check_state (const struct ext2_super_block *sb, bool want_write,
   return 0;
 }
 
-/* Before a replay, the orphans are none of our business: the log knows
- * better, and they do not make replaying unsafe.
- */
 static void
 check_replay (const struct ext2_super_block *sb, struct super_verdict *v)
 {
-  v->readonly = sb->s_feature_ro_compat
-    & ~(RO_COMPAT_SERVED | EXT4_FEATURE_RO_COMPAT_ORPHAN_PRESENT) ||
-    sb->s_feature_incompat & EXT4_FEATURE_INCOMPAT_MMP;
+  v->readonly = sb->s_feature_ro_compat & ~RO_COMPAT_SERVED;
 }
 
 static void
@@ -166,25 +162,11 @@ check_readonly (const struct ext2_super_block *sb, struct super_verdict *v)
   uint32_t other = sb->s_feature_ro_compat & ~RO_COMPAT_SERVED;
   char buf[16];
 
-  if (other & EXT4_FEATURE_RO_COMPAT_ORPHAN_PRESENT ||
-      sb->s_last_orphan != 0) {
-    log_warning ("serving read-only: the filesystem has orphan inodes "
-                 "(%s); run e2fsck to write to it",
-                 sb->s_last_orphan ? "orphan list" : "orphan_present");
-    v->readonly = true;
-  }
-  other &= ~EXT4_FEATURE_RO_COMPAT_ORPHAN_PRESENT;
   if (other) {
     log_warning ("serving read-only: writing with the feature %s is not "
                  "supported; use Linux to write, or turn it off with tune2fs",
                  lowest_feature (other, ro_compat_readonly, buf,
                                  sizeof buf));
-    v->readonly = true;
-  }
-  if (sb->s_feature_incompat & EXT4_FEATURE_INCOMPAT_MMP) {
-    log_warning ("serving read-only: the feature mmp (multiple mount "
-                 "protection) is not supported for writing; turn it off "
-                 "with tune2fs -O ^mmp");
     v->readonly = true;
   }
 }
@@ -256,7 +238,7 @@ super_check (struct device *dev, bool want_write, struct super_verdict *v)
   errcode_t err;
 
   v->readonly = !want_write;
-  v->recover = false;
+  v->recover = v->mmp = false;
   if (dev->size < SUPER_OFFSET + SUPER_SIZE) {
     log_error ("not an ext2/3/4 filesystem: the device has only %llu bytes",
                (unsigned long long) dev->size);
@@ -284,6 +266,7 @@ super_check (struct device *dev, bool want_write, struct super_verdict *v)
     return EXT2_ET_CORRUPT_SUPERBLOCK;
   }
   v->block_size = 1024u << u.sb.s_log_block_size;
+  v->mmp = u.sb.s_feature_incompat & EXT4_FEATURE_INCOMPAT_MMP;
 
   if ((err = check_incompat (&u.sb)) ||
       (err = check_groups (&u.sb, v->block_size)) ||

@@ -18,6 +18,7 @@ struct super_verdict {
   uint32_t block_size;          /* bytes */
   bool readonly;                /* safe to read, not to write */
   bool recover;                 /* the journal must be replayed first */
+  bool mmp;                     /* needs mmp_start before it is written */
 };
 
 /* Reads the primary superblock of DEV and judges it for serving, for

@@ -109,8 +109,7 @@ CHANGE (read_only, sb->s_feature_ro_compat |=
 CHANGE (shared_blocks, sb->s_feature_ro_compat |=
         EXT4_FEATURE_RO_COMPAT_SHARED_BLOCKS)
 CHANGE (unknown_ro, sb->s_feature_ro_compat |= 0x80000000)
-CHANGE (mmp, sb->s_feature_incompat |= EXT4_FEATURE_INCOMPAT_MMP)
-CHANGE (orphans, sb->s_last_orphan = 12)
+CHANGE (bad_orphans, sb->s_last_orphan = 7)
 
 CHANGE (errors, sb->s_state |= EXT2_ERROR_FS)
 CHANGE (error_count, sb->s_error_count = 3)
@@ -158,8 +157,8 @@ test_refused (void **state)
 static void
 test_readonly (void **state)
 {
-  EACH (bigalloc, quota, project, read_only, shared_blocks, unknown_ro, mmp,
-        orphans) {
+  EACH (bigalloc, quota, project, read_only, shared_blocks, unknown_ro,
+        bad_orphans) {
     if (try (list[i], false) != READONLY || try (list[i], true) != READONLY)
       fail_msg ("number %zu is not read-only", i);
   }

@@ -47,6 +47,16 @@ set_state (enum state s)
   pthread_cond_broadcast (&changed);
 }
 
+/* False when the server is told to end, or the client that caused the
+ * opening hangs up: another one starts it again.
+ */
+static bool
+wait_awhile (unsigned milliseconds)
+{
+  return nbdkit_nanosleep (milliseconds / 1000,
+                           milliseconds % 1000 * 1000000) == 0;
+}
+
 /* In state OPENING, without the lock. */
 static bool
 open_filesystem (nbdkit_backend *backend, bool readonly)
@@ -54,6 +64,7 @@ open_filesystem (nbdkit_backend *backend, bool readonly)
   const struct filesystem_options opts = {
     .readonly = readonly,
     .cache_size = config.cache_size,
+    .wait = wait_awhile,
   };
 
   dev = nextdev_open (backend, readonly, config.thread_model);
