@@ -164,7 +164,7 @@ plan_parent (struct edit *ed, unsigned level)
   struct entry_list *l = &ed->step[level].list;
   unsigned i, count = node_entries (n->eh);
 
-  l->e = calloc (count + 1, sizeof *l->e);
+  l->e = malloc ((count + 1) * sizeof *l->e);
   if (l->e == NULL)
     return ENOMEM;
   for (i = 0; i < count; i++) {
@@ -616,9 +616,9 @@ extent_edit (struct inode *inode, uint64_t start, uint64_t end,
   assert (state == MAP_HOLE || end - start <= MAP_MAX_INSERT);
 
   out = &ed.step[ed.p.depth].list;
-  out->e = calloc ((size_t) node_entries (eh) + 3, sizeof *out->e);
-  ed.dropped.e = calloc ((size_t) node_entries (eh) + 1,
-                         sizeof *ed.dropped.e);
+  out->e = malloc (((size_t) node_entries (eh) + 3) * sizeof *out->e);
+  ed.dropped.e = malloc (((size_t) node_entries (eh) + 1)
+                         * sizeof *ed.dropped.e);
   if (out->e == NULL || ed.dropped.e == NULL) {
     err = ENOMEM;
     goto out;

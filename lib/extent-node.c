@@ -277,11 +277,56 @@ node_read (struct inode *inode, uint64_t blkno, unsigned depth, uint64_t lo,
 
 /* Searching. */
 
+/* A binary search jumps all over a node, at the cost of a cache miss each
+ * time; but the entries of a large fragmented file are spread evenly as a
+ * rule.  So look first where LBLK should be, and double the steps from
+ * there until it is between *LO and *HI: never worse than twice the
+ * binary search.  Entry *LO is at or before LBLK, *HI is after it.
+ */
+static void
+narrow (const struct ext3_extent_header *eh, uint64_t lblk, unsigned *lo,
+        unsigned *hi)
+{
+  const uint64_t first = node_key (eh, *lo), last = node_key (eh, *hi);
+  unsigned at = *lo + (lblk - first) * (*hi - *lo) / (last - first);
+  unsigned step = 1;
+
+  if (node_key (eh, at) <= lblk) {
+    *lo = at;
+    while (at + step < *hi && node_key (eh, at + step) <= lblk) {
+      *lo = at + step;
+      step *= 2;
+    }
+    if (at + step < *hi)
+      *hi = at + step;
+  }
+  else {
+    *hi = at;
+    while (at - *lo > step && node_key (eh, at - step) > lblk) {
+      *hi = at - step;
+      step *= 2;
+    }
+    if (at - *lo > step)
+      *lo = at - step;
+  }
+}
+
+/* From so many entries on, which take several cache lines. */
+#define NARROW_FROM 32
+
 unsigned
 node_search (const struct ext3_extent_header *eh, uint64_t lblk)
 {
   unsigned lo = 0, hi = node_entries (eh);
 
+  if (hi >= NARROW_FROM) {
+    if (lblk < node_key (eh, 0))
+      return 0;
+    if (lblk >= node_key (eh, hi - 1))
+      return hi;
+    hi--;
+    narrow (eh, lblk, &lo, &hi);
+  }
   while (lo < hi) {
     unsigned mid = lo + (hi - lo) / 2;
 

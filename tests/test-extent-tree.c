@@ -12,6 +12,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "extent-node.h"
 #include "image.h"
 
 #include <ext2fs/ext3_extents.h>
@@ -431,10 +432,60 @@ test_no_space_for_split (void **state)
   model_free (&m);
 }
 
+/* The search within a node, against looking at all entries. */
+#define MOST 340
+
+static unsigned
+count_up_to (const uint64_t *keys, unsigned n, uint64_t lblk)
+{
+  unsigned i;
+
+  for (i = 0; i < n && keys[i] <= lblk; i++)
+    ;
+  return i;
+}
+
+static void
+test_search (void **state)
+{
+  union {
+    struct ext3_extent_header eh;
+    struct ext3_extent leaf[MOST + 1];
+  } u = { .eh = { .eh_magic = ext2fs_cpu_to_le16 (EXT3_EXT_MAGIC) } };
+  const uint64_t gaps[] = { 1, 2, 50, 100000 };
+  uint64_t keys[MOST], lblk;
+  struct rng rng = { 3 };
+  unsigned round, n, i;
+
+  for (round = 0; round < image_scale (2000); round++) {
+    uint64_t gap = gaps[rng_below (&rng, 4)], key = rng_below (&rng, 3);
+
+    n = rng_below (&rng, MOST + 1);
+    for (i = 0; i < n; i++) {
+      /* Even, or with some far away from the others. */
+      keys[i] = key;
+      u.leaf[i + 1].ee_block = ext2fs_cpu_to_le32 (key);
+      key += 1 + rng_below (&rng, gap);
+      if (rng_below (&rng, 200) == 0)
+        key += 5000000;
+    }
+    u.eh.eh_entries = ext2fs_cpu_to_le16 (n);
+    for (i = 0; i < 200; i++) {
+      lblk = rng_below (&rng, 2) && n > 0
+        ? keys[rng_below (&rng, n)] + rng_below (&rng, 3) - 1
+        : rng_below (&rng, key + 2);
+      if (lblk < UINT32_MAX)
+        assert_int_equal (node_search (&u.eh, lblk),
+                          count_up_to (keys, n, lblk));
+    }
+  }
+}
+
 int
 main (void)
 {
   const struct CMUnitTest tests[] = {
+    cmocka_unit_test (test_search),
     cmocka_unit_test (test_random),
     cmocka_unit_test (test_grow_and_shrink),
     cmocka_unit_test (test_append_fills_leaves),
