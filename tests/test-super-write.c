@@ -22,7 +22,9 @@ static const struct image_file files[] = {
 
 static const char *const kinds[] = {
   "-t ext4 -b 1024 -O ^has_journal -N 32", "-t ext2 -b 1024 -N 32",
+  "-t ext4 -b 1024 -N 32",
 };
+#define KINDS (sizeof kinds / sizeof *kinds)
 
 static struct memdev *
 make (const char *args)
@@ -63,7 +65,7 @@ test_written (void **state)
   size_t i;
 
   (void) state;
-  for (i = 0; i < 2; i++) {
+  for (i = 0; i < KINDS; i++) {
     struct memdev *md = make (kinds[i]);
     const struct ext2_super_block *sb = image_super (md);
     struct filesystem *fs = image_open (md);
@@ -84,8 +86,8 @@ test_written (void **state)
     assert_int_equal (sb->s_first_error_time, 0);
     assert_int_equal (sb->s_last_error_time, 0);
     assert_int_equal (sb->s_wtime_hi | sb->s_mtime_hi, 0);
-    /* Data, and some metadata. */
-    assert_in_range (sb->s_kbytes_written, 1300, 1340);
+    /* Data, and some metadata, those perhaps twice. */
+    assert_in_range (sb->s_kbytes_written, 1300, 1380);
     /* Which compares it with the backup in the second group, too. */
     image_assert_clean (md);
 
@@ -93,7 +95,7 @@ test_written (void **state)
     fill (fs, 10 << 10);
     image_close (fs, NULL);
     assert_int_equal (sb->s_mnt_count, 9);
-    assert_in_range (sb->s_kbytes_written, 1311, 1360);
+    assert_in_range (sb->s_kbytes_written, 1311, 1440);
     memdev_free (md);
   }
 }
@@ -142,7 +144,7 @@ test_aborted (void **state)
   size_t i;
 
   (void) state;
-  for (i = 0; i < 2; i++) {
+  for (i = 0; i < KINDS; i++) {
     struct memdev *md = make (kinds[i]);
     const struct ext2_super_block *sb = image_super (md);
     struct filesystem *fs = image_open (md);
