@@ -158,6 +158,7 @@ sleep_seconds (unsigned n)
  */
 static unsigned waited, waits, give_up_at;
 static void (*meanwhile) (unsigned wait);
+static struct memdev *theirs;   /* for it to look at or to change */
 
 static bool
 count_wait (unsigned ms)
@@ -301,6 +302,56 @@ test_after_crash (void **state)
   memdev_free (md);
 }
 
+/* A journal is replayed when the filesystem is ours, not before. */
+static bool replayed_early;
+
+static void
+look_at_journal (unsigned wait)
+{
+  (void) wait;
+  if (!ext2fs_has_feature_journal_needs_recovery (image_super (theirs)))
+    replayed_early = true;
+}
+
+static void
+test_recovery (void **state)
+{
+  struct memdev *md = image_make ("-t ext4 -b 1024 -O mmp "
+                                  "-E mmp_update_interval=1",
+                                  UINT64_C (8) << 20, files);
+  struct shared s;
+  struct filesystem *fs;
+  struct inode *inode;
+  uint8_t byte = 0;
+
+  (void) state;
+  share (&s, md);
+  assert_ok (open_shared (&s, &fs));
+  put_byte (fs, 7);
+  assert_ok (filesystem_flush (fs));
+  pthread_mutex_lock (&turn);
+  theirs = memdev_copy (md);    /* as after a power cut */
+  pthread_mutex_unlock (&turn);
+  image_close (fs, NULL);
+  memdev_free (md);
+
+  share (&s, theirs);
+  meanwhile = look_at_journal;
+  replayed_early = false;
+  assert_ok (open_shared (&s, &fs));
+  meanwhile = NULL;
+  assert_int_equal (waited, 2 * W);
+  assert_false (replayed_early);
+  assert_true (fs->writable);
+  inode = image_iget (fs, "f");
+  assert_ok (file_read (inode, &byte, 1, 0));
+  assert_int_equal (byte, 7);
+  image_close (fs, inode);
+  assert_int_equal (seq_on (theirs), EXT4_MMP_SEQ_CLEAN);
+  image_assert_clean (theirs);
+  memdev_free (theirs);
+}
+
 /* Refusals that leave every byte as it was. */
 
 static void
@@ -346,8 +397,6 @@ test_refused (void **state)
 }
 
 /* Others who come while opening waits. */
-
-static struct memdev *theirs;
 
 static void
 other_in_first (unsigned wait)
@@ -533,6 +582,7 @@ main (void)
     cmocka_unit_test (test_untouched),
     cmocka_unit_test (test_second_refused),
     cmocka_unit_test (test_after_crash),
+    cmocka_unit_test (test_recovery),
     cmocka_unit_test (test_refused),
     cmocka_unit_test (test_race),
     cmocka_unit_test (test_given_up),
