@@ -71,4 +71,4 @@ if grep "multiple mount" "$log"; then
 fi
 dumpe2fs "$img" 2>&1 | grep -E "^ *mmp_sequence: *0xff4d4d50" ||
     fail "the protection was not cleared"
-check_fs "$img"
+check_clean "$img"
