@@ -313,7 +313,9 @@ recover_to_disk (struct memdev *md)
   struct filesystem *fs;
 
   assert_ok (open_it (md, false, &fs));
-  assert_true (fs->writable);
+  /* Journals of the oldest kind are recovered, but not written to. */
+  assert_true (fs->writable || js->h.type ==
+               ext2fs_cpu_to_be32 (JBD2_SUPER_V1));
   assert_null (fs->overlay);
   image_close (fs, NULL);
   assert_false (image_super (md)->s_feature_incompat &
@@ -324,9 +326,11 @@ recover_to_disk (struct memdev *md)
   assert_true (jbd2_super_ok (js));
 }
 
-/* What a reader gets, in odd pieces; and that nothing is written. */
+/* What a reader gets, in odd pieces; and that nothing is written.  It is
+ * a reader because of READONLY, or because there is no other way.
+ */
 static uint8_t *
-recover_in_memory (struct memdev *md)
+read_in_memory (struct memdev *md, bool readonly)
 {
   const uint64_t changes = memdev_count (md, MEMDEV_CHANGES);
   struct memdev *before = memdev_copy (md);
@@ -336,7 +340,7 @@ recover_in_memory (struct memdev *md)
   uint64_t at, n;
 
   assert_non_null (all);
-  assert_ok (open_it (md, true, &fs));
+  assert_ok (open_it (md, readonly, &fs));
   assert_false (fs->writable);
   assert_non_null (fs->overlay);
   assert_false (fs->dev->writable);
@@ -347,11 +351,22 @@ recover_in_memory (struct memdev *md)
     assert_ok (device_pread (fs->dev, all + at, n, at));
   }
   assert_int_equal (device_pwrite (fs->dev, all, 1, 0, 0), EROFS);
+  /* The last of what was written to the superblocks is what counts. */
+  assert_false (((struct ext2_super_block *) (void *) (all + SUPER_BLOCK * BS))
+                ->s_feature_incompat & EXT3_FEATURE_INCOMPAT_RECOVER);
+  assert_int_equal (((struct jbd2_super *) (void *)
+                     (all + journal.runs[0].pblk * BS))->start, 0);
   image_close (fs, NULL);
   assert_int_equal (memdev_count (md, MEMDEV_CHANGES), changes);
   assert_memory_equal (md->mem, before->mem, md->dev.size);
   memdev_free (before);
   return all;
+}
+
+static uint8_t *
+recover_in_memory (struct memdev *md)
+{
+  return read_in_memory (md, true);
 }
 
 /* Cuts the power at every write of the recovery of DIRTY, then recovers
@@ -808,6 +823,42 @@ test_error (void **state)
   }
 }
 
+/* No -r, but a device or features that forbid writing; and orphans, which
+ * forbid it only after the replay.
+ */
+static void
+test_readonly (void **state)
+{
+  struct log log, *l = &log;
+  struct memdev *md;
+  struct filesystem *fs;
+  uint8_t *seen;
+
+  (void) state;
+  log_open (l, &kinds[6]);
+  log_put (l, blk, 5, NULL);
+  log_commit (l);
+  md = memdev_copy (l->md);
+  image_super (md)->s_last_orphan = 12;
+  assert_ok (open_it (md, false, &fs));
+  assert_false (fs->writable);
+  assert_null (fs->overlay);
+  image_close (fs, NULL);
+  expect_at (md, 4, 10);
+
+  l->md->dev.writable = false;
+  seen = read_in_memory (l->md, false);
+  same_but_journal (seen, md->mem);
+  free (seen);
+  l->md->dev.writable = true;
+  image_super (l->md)->s_feature_ro_compat |= EXT4_FEATURE_RO_COMPAT_READONLY;
+  seen = read_in_memory (l->md, false);
+  same_but_journal (seen, md->mem);
+  free (seen);
+  memdev_free (md);
+  log_close (l);
+}
+
 /* Sectors of a commit block written one by one: the first is enough. */
 static void
 test_torn_commit (void **state)
@@ -1251,6 +1302,7 @@ main (void)
     cmocka_unit_test (test_empty),
     cmocka_unit_test (test_superblock),
     cmocka_unit_test (test_error),
+    cmocka_unit_test (test_readonly),
     cmocka_unit_test (test_torn_commit),
     cmocka_unit_test (test_async),
     cmocka_unit_test (test_bad_data),
