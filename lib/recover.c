@@ -372,8 +372,8 @@ check_fast_commits (struct recover *rc)
       (b[8] | b[9] << 8 | b[10] << 16 | (uint32_t) b[11] << 24)
       != rc->end_tid)
     return 0;
-  log_error ("the journal holds fast commits, which only Linux can replay: "
-             "mount the filesystem once");
+  log_error ("the journal holds fast commits, which cannot be replayed here: "
+             "mount the filesystem with Linux once, or run e2fsck -fy");
   return EXT2_ET_UNSUPP_FEATURE;
 }
 
