@@ -1,0 +1,373 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/* SPDX-FileCopyrightText: 2026 the nbdkit-ext2 authors */
+
+/* Power cuts: see crash.h.  Without arguments, all configurations, one
+ * test each; then chains of crashes.  Otherwise see usage below.
+ */
+
+#include <config.h>
+
+#include <getopt.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+#include "crash.h"
+#include "image.h"
+
+static struct options {
+  uint64_t seed;
+  unsigned points, requests;    /* 0 = the configuration's */
+  unsigned threads;
+  unsigned mounts;              /* points that Linux looks at as well */
+  unsigned minutes;             /* of soak */
+  int expect;                   /* -1 = the configuration's */
+  const char *image;            /* judge a log of another program */
+  const char *cut;
+} opt = { .seed = 1, .threads = 4, .expect = -1 };
+
+static const char usage[] =
+  "usage: test-crash [OPTIONS] [CONFIGURATION...]\n"
+  "       test-crash [OPTIONS] --image=IMAGE LOG...\n"
+  "  --list           the configurations\n"
+  "  --seed=N         of the load and of the crash points (1)\n"
+  "  --points=N       crash points\n"
+  "  --requests=N     length of the load\n"
+  "  --threads=N      that make the load (4); 1 is repeatable\n"
+  "  --expect=WHAT    repair (e2fsck -p) or replay (the journal)\n"
+  "  --mounts=N       so many points are mounted by Linux too (root)\n"
+  "  --soak=MINUTES   go on with other seeds\n"
+  "  --image=IMAGE    judge the LOGs of what happened to IMAGE\n"
+  "  --cut=AT,MODE,SEED   one crash point of it\n"
+  "With V in the environment, with the library's messages.\n";
+
+static double
+now (void)
+{
+  return crash_clock () * 1e-9;
+}
+
+static enum crash_expect
+expectation (const struct crash_config *c)
+{
+  return opt.expect == -1 ? c->expect : (enum crash_expect) opt.expect;
+}
+
+/* Crash points. */
+
+static int
+compare_cuts (const void *a, const void *b)
+{
+  const struct powercut *p = a, *q = b;
+
+  return p->at < q->at ? -1 : p->at > q->at;
+}
+
+/* Every flush, right after it: nothing but what is durable is there.  Then
+ * random ones up to COUNT, or half as many if there were as many flushes.
+ * In the order of time.  *FLUSHES of them are flushes.
+ */
+static struct powercut *
+choose_cuts (const struct crash_history *h, size_t *count, size_t *flushes,
+             uint64_t seed)
+{
+  struct powercut *cuts = calloc (h->log_count + 2 * *count,
+                                  sizeof *cuts);
+  struct rng rng = { seed };
+  size_t n = 0, i;
+
+  if (cuts == NULL)
+    abort ();
+  for (i = 0; i < h->log_count; i++)
+    if (h->log[i].call == MEMDEV_FLUSH)
+      cuts[n++].at = h->log[i].end + 1;
+  *flushes = n;
+  if (*count < n + *count / 2)
+    *count = n + *count / 2;
+  while (n < *count && h->log_count > 0) {
+    /* Just before some call: a moment at which it matters. */
+    cuts[n++] = (struct powercut) {
+      .at = h->log[rng_below (&rng, h->log_count)].begin +
+        rng_below (&rng, 2),
+      .mode = rng_below (&rng, POWERCUT_MODES), .seed = rng_next (&rng),
+    };
+  }
+  qsort (cuts, n, sizeof *cuts, compare_cuts);
+  *count = n;
+  return cuts;
+}
+
+/* What is to be typed to see it again. */
+static void
+say_how (const struct crash_history *h, const char *name,
+         const struct powercut *cut, enum crash_expect expect)
+{
+  char prefix[256];
+
+  fprintf (stderr, "%s, seed %llu: wrong after a power cut at %llu (mode "
+           "%d, seed %llu)\n", name, (unsigned long long) opt.seed,
+           (unsigned long long) cut->at, (int) cut->mode,
+           (unsigned long long) cut->seed);
+  if (opt.image == NULL) {
+    snprintf (prefix, sizeof prefix, "crash-%s-%llu", name,
+              (unsigned long long) opt.seed);
+    crash_save (h, prefix);
+    fprintf (stderr, "again: test-crash --expect=%s --cut=%llu,%d,%llu "
+             "--image=%s.img %s.log\n",
+             expect == CRASH_REPLAY ? "replay" : "repair",
+             (unsigned long long) cut->at, (int) cut->mode,
+             (unsigned long long) cut->seed, prefix, prefix);
+  }
+}
+
+/* Judges COUNT points, or what became of that. */
+static bool
+judge_points (const char *name, const struct crash_history *h,
+              enum crash_expect expect, size_t count)
+{
+  struct judge *j = judge_new (h, expect);
+  double start = now ();
+  size_t flushes, i, every;
+  struct powercut *cuts = choose_cuts (h, &count, &flushes, opt.seed);
+  bool ok = true;
+
+  every = opt.mounts ? count / opt.mounts + 1 : count + 1;
+  for (i = 0; i < count && ok; i++)
+    if (!(ok = judge_cut (j, &cuts[i], i % every == every - 1)))
+      say_how (h, name, &cuts[i], expect);
+  printf ("%s: %zu crash points, %zu of them flushes, of %zu device calls "
+          "and %zu requests, expecting %s, in %.1f s: %s\n", name, i,
+          flushes, h->log_count, h->request_count,
+          expect == CRASH_REPLAY ? "replay" : "repair", now () - start,
+          ok ? "all right" : "WRONG");
+  fflush (stdout);
+  free (cuts);
+  judge_free (j);
+  return ok;
+}
+
+static bool
+run_config (const struct crash_config *c)
+{
+  unsigned points = opt.points ? opt.points : image_scale (c->points);
+  unsigned requests = opt.requests ? opt.requests : image_scale (c->requests);
+  struct memdev *md = crash_image (c);
+  struct crash_history h;
+  bool ok;
+
+  crash_load (md, requests, opt.threads, opt.seed, &h);
+  memdev_free (md);
+  ok = judge_points (c->name, &h, expectation (c), points);
+  crash_history_free (&h);
+  return ok;
+}
+
+/* Crash, recover, go on, crash again; recovered by us and by e2fsck in
+ * turn.
+ */
+static bool
+run_chain (const struct crash_config *c, bool us_first, unsigned links)
+{
+  const enum crash_expect expect = expectation (c);
+  struct memdev *md = crash_image (c);
+  struct rng rng = { opt.seed + us_first };
+  struct crash_history h;
+  struct powercut cut;
+  struct judge *j;
+  char name[64];
+  unsigned i, k;
+  bool ok = true;
+
+  snprintf (name, sizeof name, "%s-chain-%s", c->name,
+            us_first ? "us" : "e2fsck");
+  for (i = 0; i < links && ok; i++) {
+    crash_load (md, 150, opt.threads, rng_next (&rng), &h);
+    memdev_free (md);
+    j = judge_new (&h, expect);
+    /* The last one judged is the one that we go on from. */
+    for (k = 0; k < 4 && ok; k++) {
+      cut = (struct powercut) {
+        .at = h.log[rng_below (&rng, h.log_count)].begin,
+        .mode = rng_below (&rng, POWERCUT_MODES), .seed = rng_next (&rng),
+      };
+      if (!(ok = judge_cut (j, &cut, false)))
+        say_how (&h, name, &cut, expect);
+    }
+    md = judge_recovered (j, us_first == (i % 2 == 0));
+    judge_free (j);
+    crash_history_free (&h);
+  }
+  memdev_free (md);
+  printf ("%s: %u crash points in a chain of %u crashes, expecting %s: %s\n",
+          name, 4 * i, i, expect == CRASH_REPLAY ? "replay" : "repair",
+          ok ? "all right" : "WRONG");
+  fflush (stdout);
+  return ok;
+}
+
+static void
+test_config (void **state)
+{
+  assert_true (run_config (*state));
+}
+
+static void
+test_chain (void **state)
+{
+  assert_true (run_chain (*state, false, image_scale (8)));
+  assert_true (run_chain (*state, true, image_scale (8)));
+}
+
+static int
+make_check (void)
+{
+  enum { MOST = 32 };
+  struct CMUnitTest tests[MOST];
+  char names[MOST][64];
+  const struct crash_config *c;
+  size_t n = 0, i;
+
+  if (opt.mounts == 0 && judge_can_mount ())
+    opt.mounts = image_scale (20) / 4;
+  for (i = 0; i < 2; i++)
+    for (c = crash_configs; c->name && n < MOST; c++, n++) {
+      snprintf (names[n], sizeof names[n], "%s %s", i ? "chain" : "crash",
+                c->name);
+      tests[n] = (struct CMUnitTest) {
+        .name = names[n], .test_func = i ? test_chain : test_config,
+        .initial_state = (void *) (uintptr_t) c,
+      };
+    }
+  return _cmocka_run_group_tests ("crash", tests, n, NULL, NULL);
+}
+
+/* The configurations NAMES, or all if there are none, once or for a
+ * number of minutes.
+ */
+static int
+run_names (char *const *names)
+{
+  const double end = now () + opt.minutes * 60.0;
+  const struct crash_config *c;
+  char *const *name;
+
+  do {
+    for (name = names; *name; name++) {
+      c = crash_find_config (*name);
+      if (c == NULL) {
+        fprintf (stderr, "no configuration %s\n%s", *name, usage);
+        return 1;
+      }
+      if (!run_config (c) || !run_chain (c, opt.seed % 2, 4))
+        return 1;
+      if (opt.minutes && now () >= end)
+        break;
+    }
+    if (opt.minutes)
+      printf ("seed %llu is done, %.0f minutes to go\n",
+              (unsigned long long) opt.seed, (end - now ()) / 60);
+    opt.seed++;
+  } while (now () < end);
+  return 0;
+}
+
+static int
+run_all_names (void)
+{
+  char *names[32];
+  size_t n = 0;
+
+  for (; crash_configs[n].name; n++)
+    names[n] = strdup (crash_configs[n].name);
+  names[n] = NULL;
+  return run_names (names);
+}
+
+/* Another program's log, or one that was saved. */
+static int
+judge_logs (char *const *logs)
+{
+  enum crash_expect expect = opt.expect == -1 ? CRASH_REPAIR
+    : (enum crash_expect) opt.expect;
+  struct crash_history h;
+  struct powercut cut;
+  unsigned long long at, seed;
+  struct judge *j;
+  int mode;
+  bool ok;
+
+  crash_read (opt.image, logs, &h);
+  if (opt.cut == NULL)
+    ok = judge_points (opt.image, &h, expect, opt.points ? opt.points : 100);
+  else {
+    if (sscanf (opt.cut, "%llu,%d,%llu", &at, &mode, &seed) != 3) {
+      fputs (usage, stderr);
+      return 1;
+    }
+    cut = (struct powercut) { at, mode, seed };
+    j = judge_new (&h, expect);
+    ok = judge_cut (j, &cut, opt.mounts > 0);
+    puts (ok ? "all right" : "WRONG");
+    judge_free (j);
+  }
+  crash_history_free (&h);
+  return !ok;
+}
+
+static bool
+parse (int argc, char **argv)
+{
+  static const struct option options[] = {
+    { "list", 0, NULL, 'l' }, { "seed", 1, NULL, 's' },
+    { "points", 1, NULL, 'p' }, { "requests", 1, NULL, 'r' },
+    { "threads", 1, NULL, 't' }, { "expect", 1, NULL, 'e' },
+    { "mounts", 1, NULL, 'm' }, { "soak", 1, NULL, 'k' },
+    { "image", 1, NULL, 'i' }, { "cut", 1, NULL, 'c' },
+    { NULL, 0, NULL, 0 },
+  };
+  const struct crash_config *c;
+  int o;
+
+  while ((o = getopt_long (argc, argv, "", options, NULL)) != -1)
+    switch (o) {
+    case 'l':
+      for (c = crash_configs; c->name; c++)
+        printf ("%-16s %s\n", c->name, c->args);
+      exit (0);
+    case 's': opt.seed = strtoull (optarg, NULL, 0); break;
+    case 'p': opt.points = atoi (optarg); break;
+    case 'r': opt.requests = atoi (optarg); break;
+    case 't': opt.threads = atoi (optarg); break;
+    case 'm': opt.mounts = atoi (optarg); break;
+    case 'k': opt.minutes = atoi (optarg); break;
+    case 'i': opt.image = optarg; break;
+    case 'c': opt.cut = optarg; break;
+    case 'e':
+      opt.expect = strcmp (optarg, "replay") == 0 ? CRASH_REPLAY
+        : CRASH_REPAIR;
+      if (opt.expect == CRASH_REPAIR && strcmp (optarg, "repair") != 0)
+        return false;
+      break;
+    default:
+      return false;
+    }
+  return opt.threads > 0;
+}
+
+int
+main (int argc, char **argv)
+{
+  if (!parse (argc, argv)) {
+    fputs (usage, stderr);
+    return 1;
+  }
+  image_init ();
+  if (opt.image)
+    return judge_logs (argv + optind);
+  if (optind < argc)
+    return run_names (argv + optind);
+  if (opt.minutes)
+    return run_all_names ();
+  return make_check ();
+}
