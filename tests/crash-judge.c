@@ -267,7 +267,7 @@ judge_ours (struct judge *j, const struct content *expect)
   return ok;
 }
 
-/* A filesystem in need of repair is not written to. */
+/* A filesystem in need of repair says so, and is not written to. */
 static bool
 judge_refusal (struct judge *j)
 {
@@ -276,7 +276,7 @@ judge_refusal (struct judge *j)
   errcode_t err;
 
   if (image_super (j->cut)->s_state & EXT2_VALID_FS)
-    return true;
+    return clean (j->ours, "although its superblock says VALID_FS");
   err = filesystem_open (&j->ours->dev, &opts, &fs);
   if (err)
     return true;
@@ -379,14 +379,14 @@ judge_linux (struct judge *j, const struct content *expect)
   return ok;
 }
 
-bool
-judge_cut (struct judge *j, const struct powercut *cut, bool mount)
+/* All of it, on what is in j->cut. */
+static bool
+judge_all (struct judge *j, uint64_t at, bool mount)
 {
   struct content c = { .size = { 0 } };
   bool ok;
 
-  replay_cut (j->replay, cut, j->cut->mem);
-  ok = judge_fsck (j, cut->at, &c) && judge_readonly (j, &c) &&
+  ok = judge_fsck (j, at, &c) && judge_readonly (j, &c) &&
     (!mount || judge_linux (j, &c));
   copy_image (j->ours, j->cut);
   ok = ok && (j->expect == CRASH_REPLAY ? judge_ours (j, &c)
@@ -395,11 +395,31 @@ judge_cut (struct judge *j, const struct powercut *cut, bool mount)
   return ok;
 }
 
-struct memdev *
-judge_recovered (struct judge *j, bool by_us)
+bool
+judge_cut (struct judge *j, const struct powercut *cut, bool mount)
 {
-  return memdev_copy (by_us && j->expect == CRASH_REPLAY ? j->ours
-                      : j->fsck);
+  replay_cut (j->replay, cut, j->cut->mem);
+  return judge_all (j, cut->at, mount);
+}
+
+bool
+judge_found (struct judge *j, const char *name)
+{
+  const uint64_t size = j->cut->dev.size;
+  int fd = open (name, O_RDONLY | O_CLOEXEC);
+  bool ok;
+
+  ok = fd != -1 && pread (fd, j->cut->mem, size, 0) == (ssize_t) size;
+  if (fd != -1)
+    close (fd);
+  return ok ? judge_all (j, UINT64_MAX, false)
+    : wrong ("%s cannot be read: %s", name, strerror (errno));
+}
+
+struct memdev *
+judge_next (struct judge *j, bool recovered)
+{
+  return memdev_copy (recovered ? j->fsck : j->cut);
 }
 
 struct judge *

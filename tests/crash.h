@@ -89,10 +89,13 @@ extern void judge_free (struct judge *j);
 extern bool judge_cut (struct judge *j, const struct powercut *cut,
                        bool mount);
 
-/* What the last cut left, as recovered: by us (or else by e2fsck).  A new
- * device, ready for another load.
+/* The same for the image in file NAME, left by whatever happened. */
+extern bool judge_found (struct judge *j, const char *name);
+
+/* What the last cut left, to go on from: recovered by e2fsck, or not at
+ * all, for us to do that when we open it.  A new device.
  */
-extern struct memdev *judge_recovered (struct judge *j, bool by_us);
+extern struct memdev *judge_next (struct judge *j, bool recovered);
 
 /* Whether Linux lets us mount an image. */
 extern bool judge_can_mount (void);

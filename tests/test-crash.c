@@ -24,11 +24,16 @@ static struct options {
   unsigned minutes;             /* of soak */
   int expect;                   /* -1 = the configuration's */
   const char *image;            /* judge a log of another program */
+  const char *like;
+  const char *found;
   const char *cut;
+  const char *make;
+  bool tell;
 } opt = { .seed = 1, .threads = 4, .expect = -1 };
 
 static const char usage[] =
   "usage: test-crash [OPTIONS] [CONFIGURATION...]\n"
+  "       test-crash --make=IMAGE | --expectation CONFIGURATION\n"
   "       test-crash [OPTIONS] --image=IMAGE LOG...\n"
   "  --list           the configurations\n"
   "  --seed=N         of the load and of the crash points (1)\n"
@@ -39,7 +44,9 @@ static const char usage[] =
   "  --mounts=N       so many points are mounted by Linux too (root)\n"
   "  --soak=MINUTES   go on with other seeds\n"
   "  --image=IMAGE    judge the LOGs of what happened to IMAGE\n"
+  "  --like=CONFIGURATION  expecting what is expected of that\n"
   "  --cut=AT,MODE,SEED   one crash point of it\n"
+  "  --found=IMAGE    this is what was left; no crash points\n"
   "With V in the environment, with the library's messages.\n";
 
 static double
@@ -52,6 +59,31 @@ static enum crash_expect
 expectation (const struct crash_config *c)
 {
   return opt.expect == -1 ? c->expect : (enum crash_expect) opt.expect;
+}
+
+static const struct crash_config *
+need_config (const char *name)
+{
+  const struct crash_config *c = crash_find_config (name);
+
+  if (c == NULL) {
+    fprintf (stderr, "no configuration %s\n%s", name, usage);
+    exit (1);
+  }
+  return c;
+}
+
+static struct powercut
+parse_cut (const char *s)
+{
+  unsigned long long at, seed;
+  int mode;
+
+  if (sscanf (s, "%llu,%d,%llu", &at, &mode, &seed) != 3) {
+    fputs (usage, stderr);
+    exit (1);
+  }
+  return (struct powercut) { at, (enum powercut_mode) mode, seed };
 }
 
 /* Crash points. */
@@ -163,6 +195,22 @@ run_config (const struct crash_config *c)
   return ok;
 }
 
+/* A cut in a link of a chain: one in four while we open it, which may be
+ * recovering it.
+ */
+static struct powercut
+chain_cut (const struct crash_history *h, unsigned k, struct rng *rng)
+{
+  size_t n = h->log_count;
+
+  if (k == 0 && n > 30)
+    n = 30;
+  return (struct powercut) {
+    .at = h->log[rng_below (rng, n)].begin,
+    .mode = rng_below (rng, POWERCUT_MODES), .seed = rng_next (rng),
+  };
+}
+
 /* Crash, recover, go on, crash again; recovered by us and by e2fsck in
  * turn.
  */
@@ -177,7 +225,7 @@ run_chain (const struct crash_config *c, bool us_first, unsigned links)
   struct judge *j;
   char name[64];
   unsigned i, k;
-  bool ok = true;
+  bool ok = true, us;
 
   snprintf (name, sizeof name, "%s-chain-%s", c->name,
             us_first ? "us" : "e2fsck");
@@ -187,14 +235,12 @@ run_chain (const struct crash_config *c, bool us_first, unsigned links)
     j = judge_new (&h, expect);
     /* The last one judged is the one that we go on from. */
     for (k = 0; k < 4 && ok; k++) {
-      cut = (struct powercut) {
-        .at = h.log[rng_below (&rng, h.log_count)].begin,
-        .mode = rng_below (&rng, POWERCUT_MODES), .seed = rng_next (&rng),
-      };
+      cut = chain_cut (&h, k, &rng);
       if (!(ok = judge_cut (j, &cut, false)))
         say_how (&h, name, &cut, expect);
     }
-    md = judge_recovered (j, us_first == (i % 2 == 0));
+    us = us_first == (i % 2 == 0) && expect == CRASH_REPLAY;
+    md = judge_next (j, !us);
     judge_free (j);
     crash_history_free (&h);
   }
@@ -254,11 +300,7 @@ run_names (char *const *names)
 
   do {
     for (name = names; *name; name++) {
-      c = crash_find_config (*name);
-      if (c == NULL) {
-        fprintf (stderr, "no configuration %s\n%s", *name, usage);
-        return 1;
-      }
+      c = need_config (*name);
       if (!run_config (c) || !run_chain (c, opt.seed % 2, 4))
         return 1;
       if (opt.minutes && now () >= end)
@@ -290,29 +332,48 @@ judge_logs (char *const *logs)
 {
   enum crash_expect expect = opt.expect == -1 ? CRASH_REPAIR
     : (enum crash_expect) opt.expect;
+  struct powercut cut = { .at = UINT64_MAX };
   struct crash_history h;
-  struct powercut cut;
-  unsigned long long at, seed;
   struct judge *j;
-  int mode;
   bool ok;
 
   crash_read (opt.image, logs, &h);
-  if (opt.cut == NULL)
-    ok = judge_points (opt.image, &h, expect, opt.points ? opt.points : 100);
+  if (!opt.cut && !opt.found)
+    ok = judge_points (opt.like ? opt.like : opt.image, &h, expect,
+                       opt.points ? opt.points : 100);
   else {
-    if (sscanf (opt.cut, "%llu,%d,%llu", &at, &mode, &seed) != 3) {
-      fputs (usage, stderr);
-      return 1;
-    }
-    cut = (struct powercut) { at, mode, seed };
+    if (opt.cut)
+      cut = parse_cut (opt.cut);
     j = judge_new (&h, expect);
-    ok = judge_cut (j, &cut, opt.mounts > 0);
+    ok = opt.found ? judge_found (j, opt.found)
+      : judge_cut (j, &cut, opt.mounts > 0);
     puts (ok ? "all right" : "WRONG");
     judge_free (j);
   }
   crash_history_free (&h);
   return !ok;
+}
+
+static int
+about_config (const char *name)
+{
+  const struct crash_config *c = need_config (name);
+  struct memdev *md;
+  FILE *f;
+
+  if (opt.tell) {
+    puts (expectation (c) == CRASH_REPLAY ? "replay" : "repair");
+    return 0;
+  }
+  md = crash_image (c);
+  f = fopen (opt.make, "w");
+  if (f == NULL || fwrite (md->mem, 1, md->dev.size, f) != md->dev.size ||
+      fclose (f) != 0) {
+    perror (opt.make);
+    return 1;
+  }
+  memdev_free (md);
+  return 0;
 }
 
 static bool
@@ -324,6 +385,8 @@ parse (int argc, char **argv)
     { "threads", 1, NULL, 't' }, { "expect", 1, NULL, 'e' },
     { "mounts", 1, NULL, 'm' }, { "soak", 1, NULL, 'k' },
     { "image", 1, NULL, 'i' }, { "cut", 1, NULL, 'c' },
+    { "found", 1, NULL, 'f' }, { "make", 1, NULL, 'M' },
+    { "like", 1, NULL, 'L' }, { "expectation", 0, NULL, 'E' },
     { NULL, 0, NULL, 0 },
   };
   const struct crash_config *c;
@@ -343,6 +406,13 @@ parse (int argc, char **argv)
     case 'k': opt.minutes = atoi (optarg); break;
     case 'i': opt.image = optarg; break;
     case 'c': opt.cut = optarg; break;
+    case 'f': opt.found = optarg; break;
+    case 'M': opt.make = optarg; break;
+    case 'L':
+      opt.like = optarg;
+      opt.expect = need_config (optarg)->expect;
+      break;
+    case 'E': opt.tell = true; break;
     case 'e':
       opt.expect = strcmp (optarg, "replay") == 0 ? CRASH_REPLAY
         : CRASH_REPAIR;
@@ -365,6 +435,8 @@ main (int argc, char **argv)
   image_init ();
   if (opt.image)
     return judge_logs (argv + optind);
+  if ((opt.make || opt.tell) && optind + 1 == argc)
+    return about_config (argv[optind]);
   if (optind < argc)
     return run_names (argv + optind);
   if (opt.minutes)
