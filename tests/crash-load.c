@@ -15,10 +15,9 @@
 #include "image.h"
 
 /* The one place that says which images are tried, and what is expected
- * of each.  CRASH_REPLAY is for images whose journal is used: JOURNALED
- * is to become that when commits go through the journal.
+ * of each.
  */
-#define JOURNALED CRASH_REPAIR
+#define JOURNALED CRASH_JOURNALED
 
 #define KIB(n) (UINT64_C (n) << 10)
 
