@@ -224,7 +224,7 @@ judge_fsck (struct judge *j, uint64_t at, struct content *c)
 
   copy_image (md, j->cut);
   if (j->expect == CRASH_REPLAY)
-    ok = e2fsck (md, "-E", "journal_only", 1) &&
+    ok = e2fsck (md, "-pE", "journal_only", 1) &&
       clean (md, "after e2fsck -E journal_only");
   else
     ok = e2fsck (md, "-f", "-p", 1) && clean (md, "after e2fsck -fp");
