@@ -413,6 +413,7 @@ parse (int argc, char **argv)
       opt.expect = need_config (optarg)->expect;
       break;
     case 'E': opt.tell = true; break;
+    case 'h': fputs (usage, stdout); exit (0);
     case 'e':
       opt.expect = strcmp (optarg, "replay") == 0 ? CRASH_REPLAY
         : CRASH_REPAIR;
