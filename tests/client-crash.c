@@ -79,6 +79,8 @@ choose (struct client *c, unsigned i, struct crash_record *q)
   q->count = 1 + below (c, below (c, 4) ? 5000 : LONGEST);
   if (q->count > grain)
     q->count = q->count / grain * grain;
+  if (q->kind != CRASH_WRITE && below (c, 6) == 0)
+    q->count = c->size / 2;
   if (q->count > c->size - q->offset)
     q->count = c->size - q->offset;
   if (below (c, 10) == 0)

@@ -136,6 +136,11 @@ choose_range (struct rng *rng, unsigned i, uint64_t size,
   q->count = (1 + rng_below (rng, most)) / grain * grain;
   if (q->count == 0)
     q->count = grain;
+  /* Tables and leaves become empty only if much goes at once: their
+   * blocks are freed, and soon hold data.
+   */
+  if (q->kind != CRASH_WRITE && rng_below (rng, 6) == 0)
+    q->count = size / 2;
   if (q->count > size - q->offset)
     q->count = size - q->offset;
 }

@@ -96,6 +96,35 @@ compare_cuts (const void *a, const void *b)
   return p->at < q->at ? -1 : p->at > q->at;
 }
 
+/* What a commit waits for. */
+static bool
+is_barrier (const struct memdev_entry *e)
+{
+  return e->call == MEMDEV_FLUSH || (e->flags & DEVICE_FUA);
+}
+
+/* Half of them soon after a barrier, where what was kept apart by it
+ * begins to mix with what is not durable yet; the others around the
+ * beginning of any call.
+ */
+static struct powercut
+random_cut (const struct crash_history *h, struct rng *rng)
+{
+  size_t n = rng_below (rng, h->log_count), i = n;
+  uint64_t at = h->log[n].begin + rng_below (rng, 2);
+
+  if (rng_below (rng, 2)) {
+    while (i > 0 && !is_barrier (&h->log[i]))
+      i--;
+    if (is_barrier (&h->log[i]))
+      at = h->log[i].end + 1 + rng_below (rng, 3);
+  }
+  return (struct powercut) {
+    .at = at, .mode = rng_below (rng, POWERCUT_MODES),
+    .seed = rng_next (rng),
+  };
+}
+
 /* Every flush, right after it: nothing but what is durable is there.  Then
  * random ones up to COUNT, or half as many if there were as many flushes.
  * In the order of time.  *FLUSHES of them are flushes.
@@ -117,14 +146,8 @@ choose_cuts (const struct crash_history *h, size_t *count, size_t *flushes,
   *flushes = n;
   if (*count < n + *count / 2)
     *count = n + *count / 2;
-  while (n < *count && h->log_count > 0) {
-    /* Just before some call: a moment at which it matters. */
-    cuts[n++] = (struct powercut) {
-      .at = h->log[rng_below (&rng, h->log_count)].begin +
-        rng_below (&rng, 2),
-      .mode = rng_below (&rng, POWERCUT_MODES), .seed = rng_next (&rng),
-    };
-  }
+  while (n < *count && h->log_count > 0)
+    cuts[n++] = random_cut (h, &rng);
   qsort (cuts, n, sizeof *cuts, compare_cuts);
   *count = n;
   return cuts;
