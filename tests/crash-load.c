@@ -116,6 +116,9 @@ struct worker {
   pthread_t thread;
   struct load *load;
   struct rng rng;
+  unsigned step;                /* of a script; 0 = none */
+  uint64_t window;              /* bytes: where it plays */
+  uint32_t file;
 };
 
 /* Aligned to blocks, to sectors, or not at all; half of them where
@@ -143,6 +146,44 @@ choose_range (struct rng *rng, unsigned i, uint64_t size,
     q->count = size / 2;
   if (q->count > size - q->offset)
     q->count = size - q->offset;
+}
+
+/* A script, a request at a time: scattered blocks, so that tree blocks are
+ * needed; all of them given up, with the tree blocks; and data in their
+ * place.  What the log has of the tree blocks must not come back.
+ */
+#define WINDOW KIB (256)        /* a whole table of pointers to 1k blocks */
+
+static bool
+scripted (struct worker *w, struct crash_record *q)
+{
+  const uint64_t size = w->load->inode[0]->size;
+
+  if (w->step == 0) {
+    if (rng_below (&w->rng, 120) != 0)
+      return false;
+    w->file = rng_below (&w->rng, LOADED);
+    w->window = KIB (12) + rng_below (&w->rng, size / WINDOW - 1) * WINDOW;
+  }
+  q->file = w->file;
+  q->kind = CRASH_WRITE;
+  if (w->step < 64) {
+    q->offset = w->window + w->step * KIB (4);
+    q->count = KIB (1);
+  }
+  else if (w->step == 65) {
+    q->kind = CRASH_TRIM;
+    q->offset = w->window;
+    q->count = WINDOW;
+  }
+  else if (w->step >= 67 && w->step < 75) {
+    q->offset = w->window + (w->step - 67) * KIB (32);
+    q->count = KIB (32);
+  }
+  else
+    q->kind = CRASH_FLUSH;
+  w->step = w->step == 75 ? 0 : w->step + 1;
+  return true;
 }
 
 static errcode_t
@@ -187,7 +228,9 @@ one_request (struct worker *w, unsigned i)
     .kind = kinds[rng_below (&w->rng, 10)], .id = i + 1,
     .file = rng_below (&w->rng, LOADED), .end = UINT64_MAX,
   };
-  if (rng_below (&w->rng, 12) == 0)
+  if (scripted (w, q))
+    ;
+  else if (rng_below (&w->rng, 12) == 0)
     q->kind = CRASH_FLUSH;
   else {
     choose_range (&w->rng, i, l->inode[q->file]->size, q);

@@ -218,7 +218,9 @@ run_config (const struct crash_config *c)
   return ok;
 }
 
-/* A cut in a link of a chain: one in four while we open it, which may be
+#define CHAIN_CUTS 6            /* of a link */
+
+/* A cut in a link of a chain: half of them while we open it, which may be
  * recovering it.
  */
 static struct powercut
@@ -226,7 +228,7 @@ chain_cut (const struct crash_history *h, unsigned k, struct rng *rng)
 {
   size_t n = h->log_count;
 
-  if (k == 0 && n > 30)
+  if (k % 2 == 0 && n > 30)
     n = 30;
   return (struct powercut) {
     .at = h->log[rng_below (rng, n)].begin,
@@ -257,7 +259,7 @@ run_chain (const struct crash_config *c, bool us_first, unsigned links)
     memdev_free (md);
     j = judge_new (&h, expect);
     /* The last one judged is the one that we go on from. */
-    for (k = 0; k < 4 && ok; k++) {
+    for (k = 0; k < CHAIN_CUTS && ok; k++) {
       cut = chain_cut (&h, k, &rng);
       if (!(ok = judge_cut (j, &cut, false)))
         say_how (&h, name, &cut, expect);
@@ -269,7 +271,7 @@ run_chain (const struct crash_config *c, bool us_first, unsigned links)
   }
   memdev_free (md);
   printf ("%s: %u crash points in a chain of %u crashes, expecting %s: %s\n",
-          name, 4 * i, i, expect == CRASH_REPLAY ? "replay" : "repair",
+          name, CHAIN_CUTS * i, i, expect == CRASH_REPLAY ? "replay" : "repair",
           ok ? "all right" : "WRONG");
   fflush (stdout);
   return ok;
