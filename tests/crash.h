@@ -31,10 +31,8 @@ enum crash_expect {
   CRASH_REPLAY,
 };
 
-/* Of images with a journal.  CRASH_REPLAY as soon as commits go through
- * it and recovery is done at open.
- */
-#define CRASH_JOURNALED CRASH_REPAIR
+/* Of images with a journal. */
+#define CRASH_JOURNALED CRASH_REPLAY
 
 /* The files of every image.  "base" is never written to. */
 #define CRASH_FILES 3
