@@ -277,6 +277,54 @@ run_chain (const struct crash_config *c, bool us_first, unsigned links)
   return ok;
 }
 
+/* Crashes of our own recovery: opened and closed after a crash, with the
+ * power cut at each call and in each way.
+ */
+static bool
+run_recovery (const struct crash_config *c, unsigned rounds)
+{
+  struct memdev *md = crash_image (c);
+  struct rng rng = { opt.seed + 7 };
+  struct crash_history h, h2;
+  struct judge *j, *j2;
+  struct powercut cut;
+  unsigned points = 0, i;
+  size_t k;
+  bool ok = true;
+
+  crash_load (md, 300, opt.threads, opt.seed, &h);
+  memdev_free (md);
+  j = judge_new (&h, CRASH_REPLAY);
+  for (i = 0; i < rounds && ok; i++) {
+    cut = random_cut (&h, &rng);
+    if (!(ok = judge_cut (j, &cut, false))) {
+      say_how (&h, c->name, &cut, CRASH_REPLAY);
+      break;
+    }
+    md = judge_next (j, false);
+    crash_load (md, 0, 1, 0, &h2);
+    memdev_free (md);
+    j2 = judge_new (&h2, CRASH_REPLAY);
+    for (k = 0; k < h2.log_count * POWERCUT_MODES && ok; k++) {
+      cut = (struct powercut) {
+        .at = h2.log[k / POWERCUT_MODES].end + 1,
+        .mode = k % POWERCUT_MODES, .seed = rng_next (&rng),
+      };
+      points++;
+      if (!(ok = judge_cut (j2, &cut, false)))
+        say_how (&h2, c->name, &cut, CRASH_REPLAY);
+    }
+    judge_free (j2);
+    crash_history_free (&h2);
+  }
+  judge_free (j);
+  crash_history_free (&h);
+  printf ("%s-recovery: %u crash points in %u recoveries: %s\n", c->name,
+          points, i, ok ? "all right" : "WRONG");
+  fflush (stdout);
+  return ok;
+}
+
 static void
 test_config (void **state)
 {
@@ -288,6 +336,8 @@ test_chain (void **state)
 {
   assert_true (run_chain (*state, false, image_scale (8)));
   assert_true (run_chain (*state, true, image_scale (8)));
+  if (expectation (*state) == CRASH_REPLAY)
+    assert_true (run_recovery (*state, 2));
 }
 
 static int
@@ -326,7 +376,8 @@ run_names (char *const *names)
   do {
     for (name = names; *name; name++) {
       c = need_config (*name);
-      if (!run_config (c) || !run_chain (c, opt.seed % 2, 4))
+      if (!run_config (c) || !run_chain (c, opt.seed % 2, 4) ||
+          (expectation (c) == CRASH_REPLAY && !run_recovery (c, 1)))
         return 1;
       if (opt.minutes && now () >= end)
         break;
