@@ -225,7 +225,8 @@ commit_once (struct filesystem *fs, bool *work)
   err = freeze (fs, &c, work);
   if (err || !*work)
     return err;                 /* as if nothing had been tried */
-  qsort (c.revoked, c.nrevoked, sizeof *c.revoked, compare_blocks);
+  if (c.nrevoked > 0)
+    qsort (c.revoked, c.nrevoked, sizeof *c.revoked, compare_blocks);
   log_debug ("commit %llu: %zu blocks, %zu revoked, %zu ranges freed",
              (unsigned long long) c.tid, c.set.count, c.nrevoked,
              c.freed.count);
@@ -316,9 +317,10 @@ commit_last (struct filesystem *fs)
   LOCK_FOR_SCOPE (&fs->lock);
   if (fs->damaged)
     state = (state & ~EXT2_VALID_FS) | EXT2_ERROR_FS;
-  ext2fs_clear_feature_journal_needs_recovery (fs->e2->super);  /* J1 */
-  if (!err)
+  if (!err) {
+    ext2fs_clear_feature_journal_needs_recovery (fs->e2->super);  /* J1 */
     err = super_write (fs, fs->e2->super, state);
+  }
   if (!err)
     err = commit_flush (fs);
   if (err)

@@ -14,6 +14,7 @@
 #include <unistd.h>
 
 #include "memdev.h"
+#include "powercut.h"
 
 /* From this size on zeros are made by punching a hole. */
 #define PUNCH (UINT64_C (1) << 20)
@@ -102,14 +103,33 @@ check_call (struct memdev *md, uint64_t count, uint64_t offset)
   }
 }
 
-static void
-log_add (struct memdev *md, enum memdev_call call, const void *data,
-         uint32_t count, uint64_t offset, unsigned flags)
+uint64_t
+memdev_stamp (struct memdev *md)
 {
-  struct memdev_entry *e;
+  uint64_t stamp;
+
+  pthread_mutex_lock (&md->log_lock);
+  stamp = ++md->stamp;
+  pthread_mutex_unlock (&md->log_lock);
+  return stamp;
+}
+
+/* A call begins.  Returns the number of its entry, for log_end. */
+static size_t
+log_begin (struct memdev *md, enum memdev_call call, const void *data,
+           uint32_t count, uint64_t offset, unsigned flags)
+{
+  uint8_t *copy = NULL;
+  size_t n;
 
   if (!md->logging)
-    return;
+    return SIZE_MAX;
+  if (data) {
+    copy = malloc (count);
+    if (copy == NULL)
+      die ("malloc");
+    memcpy (copy, data, count);
+  }
   pthread_mutex_lock (&md->log_lock);
   if (md->log_count == md->log_size) {
     md->log_size = md->log_size ? md->log_size * 2 : 256;
@@ -117,15 +137,62 @@ log_add (struct memdev *md, enum memdev_call call, const void *data,
     if (md->log == NULL)
       die ("realloc");
   }
-  e = &md->log[md->log_count++];
-  *e = (struct memdev_entry) { call, offset, count, flags, NULL };
-  if (data) {
-    e->data = malloc (count);
-    if (e->data == NULL)
-      die ("malloc");
-    memcpy (e->data, data, count);
-  }
+  n = md->log_count++;
+  md->log[n] = (struct memdev_entry) {
+    .call = call, .offset = offset, .count = count, .flags = flags,
+    .data = copy, .begin = ++md->stamp, .end = UINT64_MAX,
+  };
   pthread_mutex_unlock (&md->log_lock);
+  return n;
+}
+
+static void
+log_end (struct memdev *md, size_t n)
+{
+  if (n == SIZE_MAX)
+    return;
+  dawdle (md);                  /* so that calls overlap in the log too */
+  pthread_mutex_lock (&md->log_lock);
+  md->log[n].end = ++md->stamp;
+  pthread_mutex_unlock (&md->log_lock);
+}
+
+/* Byte by byte, so that no two threads race in the language's sense. */
+static void
+copy_relaxed (uint8_t *to, const uint8_t *from, uint32_t count)
+{
+  uint32_t i;
+
+  for (i = 0; i < count; i++)
+    __atomic_store_n (&to[i], __atomic_load_n (&from[i], __ATOMIC_RELAXED),
+                      __ATOMIC_RELAXED);
+}
+
+static void
+set_relaxed (uint8_t *to, uint8_t with, uint32_t count)
+{
+  uint32_t i;
+
+  for (i = 0; i < count; i++)
+    __atomic_store_n (&to[i], with, __ATOMIC_RELAXED);
+}
+
+static void
+copy (struct memdev *md, void *to, const void *from, uint32_t count)
+{
+  if (md->overlaps)
+    copy_relaxed (to, from, count);
+  else
+    memcpy (to, from, count);
+}
+
+static void
+set (struct memdev *md, uint64_t offset, uint8_t with, uint32_t count)
+{
+  if (md->overlaps)
+    set_relaxed (md->mem + offset, with, count);
+  else
+    memset (md->mem + offset, with, count);
 }
 
 static errcode_t
@@ -136,7 +203,7 @@ md_pread (struct device *dev, void *buf, uint32_t count, uint64_t offset)
 
   check_call (md, count, offset);
   if (!err)
-    memcpy (buf, md->mem + offset, count);
+    copy (md, buf, md->mem + offset, count);
   return err;
 }
 
@@ -146,14 +213,16 @@ md_pwrite (struct device *dev, const void *buf, uint32_t count,
 {
   struct memdev *md = to_memdev (dev);
   errcode_t err = enter (md, MEMDEV_WRITE);
+  size_t n;
 
   check_call (md, count, offset);
   if ((flags & ~DEVICE_FUA) || ((flags & DEVICE_FUA) && !dev->can_fua))
     abort ();
   if (err)
     return err;
-  memcpy (md->mem + offset, buf, count);
-  log_add (md, MEMDEV_WRITE, buf, count, offset, flags);
+  n = log_begin (md, MEMDEV_WRITE, buf, count, offset, flags);
+  copy (md, md->mem + offset, buf, count);
+  log_end (md, n);
   return 0;
 }
 
@@ -164,7 +233,7 @@ clear (struct memdev *md, uint64_t count, uint64_t offset)
       fallocate (md->fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, offset,
                  count) == 0)
     return;
-  memset (md->mem + offset, 0, count);
+  set (md, offset, 0, count);
 }
 
 static errcode_t
@@ -172,6 +241,7 @@ md_zero (struct device *dev, uint32_t count, uint64_t offset, unsigned flags)
 {
   struct memdev *md = to_memdev (dev);
   errcode_t err = enter (md, MEMDEV_ZERO);
+  size_t n;
 
   check_call (md, count, offset);
   if (!dev->can_zero || ((flags & DEVICE_FAST) && !dev->can_fast_zero) ||
@@ -179,8 +249,9 @@ md_zero (struct device *dev, uint32_t count, uint64_t offset, unsigned flags)
     abort ();
   if (err)
     return err;
+  n = log_begin (md, MEMDEV_ZERO, NULL, count, offset, flags);
   clear (md, count, offset);
-  log_add (md, MEMDEV_ZERO, NULL, count, offset, flags);
+  log_end (md, n);
   return 0;
 }
 
@@ -189,15 +260,17 @@ md_trim (struct device *dev, uint32_t count, uint64_t offset)
 {
   struct memdev *md = to_memdev (dev);
   errcode_t err = enter (md, MEMDEV_TRIM);
+  size_t n;
 
   check_call (md, count, offset);
   if (!dev->can_trim)
     abort ();
   if (err)
     return err;
+  n = log_begin (md, MEMDEV_TRIM, NULL, count, offset, 0);
   if (md->trim_discards)
-    memset (md->mem + offset, 0xdd, count);
-  log_add (md, MEMDEV_TRIM, NULL, count, offset, 0);
+    set (md, offset, MEMDEV_TRIMMED, count);
+  log_end (md, n);
   return 0;
 }
 
@@ -217,7 +290,7 @@ md_flush (struct device *dev)
   errcode_t err = enter (md, MEMDEV_FLUSH);
 
   if (!err)
-    log_add (md, MEMDEV_FLUSH, NULL, 0, 0, 0);
+    log_end (md, log_begin (md, MEMDEV_FLUSH, NULL, 0, 0, 0));
   return err;
 }
 
@@ -369,26 +442,15 @@ struct memdev *
 memdev_power_cut (struct memdev *md, size_t n, uint64_t seed)
 {
   struct memdev *cut = memdev_new (md->dev.size);
-  struct rng rng = { seed };
-  size_t durable = 0, i;
+  const struct powercut how = {
+    .at = n < md->log_count ? md->log[n].begin : UINT64_MAX,
+    .mode = seed ? POWERCUT_SOME : POWERCUT_ALL, .seed = seed,
+  };
+  struct replay *r = replay_new (md->log_base, md->dev.size, md->log,
+                                 md->log_count, SECTOR);
 
   cut->dev = md->dev;
-  copy_data (cut, md->log_base, md->dev.size);
-  for (i = 0; i < n; i++)
-    if (md->log[i].call == MEMDEV_FLUSH)
-      durable = i;
-  for (i = 0; i < n; i++) {
-    const struct memdev_entry *e = &md->log[i];
-
-    if (i > durable && seed != 0 && !(e->flags & DEVICE_FUA) &&
-        rng_next (&rng) % 2 == 0)
-      continue;
-    if (e->call == MEMDEV_WRITE)
-      memcpy (cut->mem + e->offset, e->data, e->count);
-    else if (e->call == MEMDEV_ZERO)
-      memset (cut->mem + e->offset, 0, e->count);
-    else if (e->call == MEMDEV_TRIM && md->trim_discards)
-      memset (cut->mem + e->offset, 0xdd, e->count);
-  }
+  replay_cut (r, &how, cut->mem);
+  replay_free (r);
   return cut;
 }

@@ -9,7 +9,7 @@
  * The memory is a memfd, so that e2fsck and debugfs can look at it under
  * memdev_path.  Reads and writes are plain memcpy with no lock around
  * them: two overlapping requests of which one writes are a data race
- * that ThreadSanitizer reports.
+ * that ThreadSanitizer reports, unless a test says that it means them.
  */
 
 #ifndef MEMDEV_H
@@ -29,6 +29,9 @@ enum memdev_call {
   MEMDEV_CALLS                  /* how many there are */
 };
 
+/* What a trimmed range reads as. */
+#define MEMDEV_TRIMMED 0xdd
+
 #define MEMDEV_MASK(call) (1u << (call))
 #define MEMDEV_CHANGES (MEMDEV_MASK (MEMDEV_WRITE) | \
                         MEMDEV_MASK (MEMDEV_ZERO) | MEMDEV_MASK (MEMDEV_TRIM))
@@ -40,14 +43,16 @@ struct memdev_entry {
   uint32_t count;               /* bytes */
   unsigned flags;               /* DEVICE_FUA etc. */
   uint8_t *data;                /* of a write */
+  uint64_t begin, end;          /* stamps; end is UINT64_MAX until then */
 };
 
 struct memdev {
   struct device dev;
   int fd;
   uint8_t *mem;
-  bool trim_discards;           /* trimmed ranges read as 0xdd */
+  bool trim_discards;           /* trimmed ranges read as TRIMMED */
   unsigned delay_us;            /* up to this long per call, 0 = none */
+  bool overlaps;                /* overlapping calls are meant: no race */
 
   _Atomic uint64_t calls[MEMDEV_CALLS];
 
@@ -58,6 +63,7 @@ struct memdev {
 
   pthread_mutex_t log_lock;
   bool logging;
+  uint64_t stamp;               /* [log_lock] the last one given */
   uint8_t *log_base;            /* content when logging began */
   struct memdev_entry *log;
   size_t log_count, log_size;
@@ -86,13 +92,21 @@ extern bool memdev_has_failed (struct memdev *md);
 /* Calls so far of the kinds in MASK. */
 extern uint64_t memdev_count (struct memdev *md, unsigned mask);
 
-/* Forget the log and begin another.  For small devices. */
+/* Forget the log and begin another: of the calls that succeed, in the
+ * order in which they began.  For small devices.
+ */
 extern void memdev_log_start (struct memdev *md);
 extern void memdev_log_stop (struct memdev *md);
 
-/* What a power cut after the first N log entries may leave: everything
- * up to the last flush among them, writes with FUA, and of the other
- * entries each with even odds, drawn from SEED; all of them if SEED is 0.
+/* The next stamp of the clock by which entries begin and end: for what
+ * else a test wants to put in order with them.
+ */
+extern uint64_t memdev_stamp (struct memdev *md);
+
+/* What a power cut after the first N log entries began may leave: what
+ * had ended before the last flush among them began, writes with FUA, and
+ * of the other entries each with even odds, drawn from SEED; all of them
+ * if SEED is 0.  See powercut.h for more ways to lose things.
  */
 extern struct memdev *memdev_power_cut (struct memdev *md, size_t n,
                                         uint64_t seed);

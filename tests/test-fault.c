@@ -10,9 +10,12 @@
 #include <config.h>
 
 #include <errno.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
+#include "crash.h"
 #include "image.h"
 
 #define SIZE (UINT64_C (400) * 1024 + 123)
@@ -51,19 +54,26 @@ view_free (struct view *v)
   free (v->unknown);
 }
 
+/* With MAY_FAIL what cannot be read is not looked at. */
 static void
-view_check (const struct view *v, struct inode *inode, const char *what)
+view_check (const struct view *v, struct inode *inode, bool may_fail,
+            const char *what)
 {
-  uint8_t *buf = malloc (SIZE);
-  uint64_t i;
+  uint8_t buf[4096];
+  uint64_t at, n, i;
+  errcode_t err;
 
-  assert_non_null (buf);
-  assert_ok (file_read (inode, buf, SIZE, 0));
-  for (i = 0; i < SIZE; i++)
-    if (!v->unknown[i] && buf[i] != v->data[i])
-      fail_msg ("%s: byte %llu is 0x%02x, not 0x%02x", what,
-                (unsigned long long) i, buf[i], v->data[i]);
-  free (buf);
+  for (at = 0; at < SIZE; at += n) {
+    n = SIZE - at < sizeof buf ? SIZE - at : sizeof buf;
+    err = file_read (inode, buf, n, at);
+    if (err && may_fail)
+      continue;
+    assert_ok (err);
+    for (i = 0; i < n; i++)
+      if (!v->unknown[at + i] && buf[i] != v->data[at + i])
+        fail_msg ("%s: byte %llu is 0x%02x, not 0x%02x", what,
+                  (unsigned long long) (at + i), buf[i], v->data[at + i]);
+  }
 }
 
 /* A request on the range has made it DATA, or failed. */
@@ -190,16 +200,18 @@ run_requests (struct run *r, unsigned n)
   flush (r);
 }
 
-static void
+/* Whether closing succeeded. */
+static bool
 run_end (struct run *r)
 {
   iput (r->inode);
-  if (filesystem_close (r->fs) != 0)
+  if (filesystem_close (r->fs) != 0) {
     r->told = true;
-  else {
-    memcpy (r->safe.data, r->now.data, SIZE);
-    memcpy (r->safe.unknown, r->now.unknown, SIZE);
+    return false;
   }
+  memcpy (r->safe.data, r->now.data, SIZE);
+  memcpy (r->safe.unknown, r->now.unknown, SIZE);
+  return true;
 }
 
 static void
@@ -210,125 +222,193 @@ run_free (struct run *r)
   memdev_free (r->md);
 }
 
-/* What is on the device can be repaired without loss. */
+/* What is on the device is consistent, or can be REPAIRed without loss. */
 static void
-check_device (struct memdev *md, const struct view *safe)
+check_device (struct memdev *md, const struct view *safe, bool repair)
 {
   struct filesystem *fs;
   struct inode *inode;
 
-  assert_in_range (image_fsck (md, "-fp", 1), 0, 1);
+  if (repair)
+    assert_in_range (image_fsck (md, "-fp", 1), 0, 1);
   image_assert_clean (md);
   md->dev.writable = false;
   fs = image_open (md);
   inode = image_iget (fs, "f");
-  view_check (safe, inode, "after e2fsck");
+  view_check (safe, inode, false, "after e2fsck");
   image_close (fs, inode);
 }
 
 #define REQUESTS 60
 
+/* No call of the library may wait for ever. */
+#define HANG 240                /* seconds: for one run */
+
+/* The calls that fail, and what then has to be. */
+struct fault {
+  const char *name;
+  unsigned mask;
+  bool lasting;                 /* from the n-th on, else just that one */
+  errcode_t error;
+  bool must_tell;               /* some request, or closing, must fail */
+  bool may_leak;                /* although closing succeeded */
+};
+
+/* With the N-th call failing. */
 static void
-fail_each (const char *args, unsigned mask, uint64_t count, errcode_t error,
-           unsigned stride, bool must_tell)
+fail_nth (struct memdev *image, const struct view *v, const struct fault *f,
+          uint64_t n)
 {
+  const bool dead = f->lasting && (f->mask & MEMDEV_MASK (MEMDEV_READ));
+  struct run r;
+  bool closed;
+
+  alarm (HANG);
+  run_start (&r, image, v);
+  memdev_fail (r.md, f->mask, n, f->lasting ? UINT64_MAX : 1, f->error);
+  run_requests (&r, REQUESTS);
+  /* A fault that is still to come would hit the reads. */
+  if (memdev_has_failed (r.md))
+    view_check (&r.now, r.inode, dead, "with a fault");
+  closed = run_end (&r);
+  assert_true (memdev_has_failed (r.md));
+  if (f->must_tell && !r.told)
+    fail_msg ("the failure of call %llu was not reported",
+              (unsigned long long) n);
+  memdev_heal (r.md);
+  check_device (r.md, &r.safe, !closed || f->may_leak);
+  run_free (&r);
+  alarm (0);
+}
+
+/* Every call of the same requests in turn. */
+static void
+fail_each (const char *args, const struct fault *f)
+{
+  const uint64_t stride = image_scale (8) < 8 ? 7 : 1;
   struct view v;
   struct memdev *image;
   struct run r;
   uint64_t n, calls;
 
-  if (image_scale (8) < 8)
-    stride *= 5;
   view_init (&v);
   image = make_image (args, &v);
 
   run_start (&r, image, &v);
-  calls = memdev_count (r.md, mask);
+  calls = memdev_count (r.md, f->mask);
   run_requests (&r, REQUESTS);
-  run_end (&r);
+  assert_true (run_end (&r));
   assert_false (r.told);
-  calls = memdev_count (r.md, mask) - calls;
-  image_assert_clean (r.md);
-  check_device (r.md, &r.safe);
+  calls = memdev_count (r.md, f->mask) - calls;
+  check_device (r.md, &r.safe, false);
   run_free (&r);
 
-  for (n = 1; n <= calls; n += stride) {
-    run_start (&r, image, &v);
-    memdev_fail (r.md, mask, n, count, error);
-    run_requests (&r, REQUESTS);
-    /* Only a dead device cannot be read, and a fault still to come. */
-    if (memdev_has_failed (r.md))
-      view_check (&r.now, r.inode, "with a fault");
-    run_end (&r);
-    assert_true (memdev_has_failed (r.md));
-    if (must_tell && !r.told)
-      fail_msg ("the failure of call %llu was not reported",
-                (unsigned long long) n);
-    memdev_heal (r.md);
-    check_device (r.md, &r.safe);
-    run_free (&r);
-  }
+  assert_true (calls > 0);
+  for (n = 1; n <= calls; n += stride)
+    fail_nth (image, &v, f, n);
   view_free (&v);
   memdev_free (image);
 }
 
 #define EXTENTS "-t ext4 -b 1024 -O ^has_journal -N 32"
 #define BLOCKS "-t ext2 -b 1024 -N 32"
+#define JOURNAL "-t ext4 -b 1024 -J size=1 -N 32"
+#define JOURNAL_BLOCKS "-t ext3 -b 1024 -J size=1 -N 32"
 
-#define CHANGES (MEMDEV_MASK (MEMDEV_WRITE) | MEMDEV_MASK (MEMDEV_ZERO) | \
-                 MEMDEV_MASK (MEMDEV_FLUSH))
+static const char *const images[][2] = {
+  { "extents", EXTENTS }, { "blocks", BLOCKS },
+  { "extents, journal", JOURNAL }, { "blocks, journal", JOURNAL_BLOCKS },
+};
+#define IMAGES (sizeof images / sizeof images[0])
+
+#define READS MEMDEV_MASK (MEMDEV_READ)
+#define WRITES MEMDEV_MASK (MEMDEV_WRITE)
+#define ZEROS MEMDEV_MASK (MEMDEV_ZERO)
+#define TRIMS MEMDEV_MASK (MEMDEV_TRIM)
+#define FLUSHES MEMDEV_MASK (MEMDEV_FLUSH)
+
+/* A read that fails may cost a bitmap, without which one can do; and a
+ * trim is advice, which may fail without anybody caring.  Without its
+ * group's bitmap a block cannot be given back.
+ */
+static const struct fault faults[] = {
+  { "a read", READS, false, EIO, false, false },
+  { "reads", READS, true, EIO, false, true },
+  { "a write", WRITES, false, EIO, true, false },
+  { "writes", WRITES, true, EIO, true, false },
+  { "a zero", ZEROS, false, EIO, true, false },
+  { "zeros", ZEROS, true, EIO, true, false },
+  { "a trim", TRIMS, false, EIO, false, false },
+  { "trims", TRIMS, true, EIO, false, false },
+  { "a flush", FLUSHES, false, EIO, true, false },
+  { "flushes", FLUSHES, true, EIO, true, false },
+  { "all changes", WRITES | ZEROS | FLUSHES, true, EIO, true, false },
+  { "all calls", MEMDEV_ALL, true, EIO, true, false },
+  { "a write without space", WRITES, false, ENOSPC, true, false },
+  { "no space", WRITES | ZEROS, true, ENOSPC, true, false },
+};
+#define FAULTS (sizeof faults / sizeof faults[0])
 
 static void
-test_one_extents (void **state)
+test_fault (void **state)
 {
-  (void) state;
-  fail_each (EXTENTS, CHANGES, 1, EIO, 2, true);
+  const size_t i = (size_t) (uintptr_t) *state;
+
+  fail_each (images[i % IMAGES][1], &faults[i / IMAGES]);
+}
+
+/* Opening: an error, or all is well; and the image can still be
+ * recovered.  One whose journal is not empty, where that is served.
+ */
+static void
+open_each (const char *args, bool dirty, bool lasting)
+{
+  const struct filesystem_options opts = { .cache_size = 0 };
+  struct memdev *image, *md;
+  struct filesystem *fs;
+  struct view v;
+  struct run r;
+  uint64_t n;
+  errcode_t err;
+  bool failed = true;
+
+  view_init (&v);
+  image = make_image (args, &v);
+  run_start (&r, image, &v);
+  if (dirty) {
+    run_requests (&r, REQUESTS / 2);
+    memcpy (image->mem, r.md->mem, image->dev.size);
+  }
+  for (n = 1; failed; n++) {
+    alarm (HANG);
+    md = memdev_copy (image);
+    memdev_fail (md, MEMDEV_ALL, n, lasting ? UINT64_MAX : 1, EIO);
+    err = filesystem_open (&md->dev, &opts, &fs);
+    failed = memdev_has_failed (md);
+    memdev_heal (md);
+    if (!err)
+      assert_ok (filesystem_close (fs));
+    else
+      assert_true (failed);
+    check_device (md, &r.safe, err != 0);
+    memdev_free (md);
+  }
+  assert_true (n > 4);
+  alarm (0);
+  run_end (&r);
+  run_free (&r);
+  view_free (&v);
+  memdev_free (image);
 }
 
 static void
-test_one_blocks (void **state)
+test_open (void **state)
 {
-  (void) state;
-  fail_each (BLOCKS, CHANGES, 1, EIO, 2, true);
-}
+  const char *args = images[(size_t) (uintptr_t) *state][1];
+  const bool dirty = strstr (args, "-J") && CRASH_JOURNALED == CRASH_REPLAY;
 
-static void
-test_dead_extents (void **state)
-{
-  (void) state;
-  fail_each (EXTENTS, CHANGES, UINT64_MAX, EIO, 5, true);
-}
-
-static void
-test_dead_blocks (void **state)
-{
-  (void) state;
-  fail_each (BLOCKS, CHANGES, UINT64_MAX, EIO, 5, true);
-}
-
-static void
-test_full (void **state)
-{
-  (void) state;
-  fail_each (EXTENTS, MEMDEV_MASK (MEMDEV_WRITE), UINT64_MAX, ENOSPC, 5,
-             true);
-}
-
-/* A read that fails may cost a bitmap, without which one can do. */
-static void
-test_reads (void **state)
-{
-  (void) state;
-  fail_each (EXTENTS, MEMDEV_MASK (MEMDEV_READ), 1, EIO, 2, false);
-  fail_each (BLOCKS, MEMDEV_MASK (MEMDEV_READ), 1, EIO, 2, false);
-}
-
-/* Advice may fail without anybody caring. */
-static void
-test_trims (void **state)
-{
-  (void) state;
-  fail_each (EXTENTS, MEMDEV_MASK (MEMDEV_TRIM), UINT64_MAX, EIO, 10, false);
+  open_each (args, dirty, false);
+  open_each (args, dirty, true);
 }
 
 /* A power cut within request K: neither what was safe before it nor what
@@ -376,7 +456,7 @@ cut_each (const char *args, unsigned seeds, unsigned stride)
     for (n = at[k]; n < at[k + 1]; n += stride)
       for (seed = 0; seed < seeds; seed++) {
         cut = memdev_power_cut (r.md, n, seed);
-        check_device (cut, &v);
+        check_device (cut, &v, true);
         memdev_free (cut);
       }
   }
@@ -404,18 +484,29 @@ test_cut_blocks (void **state)
 int
 main (void)
 {
-  const struct CMUnitTest tests[] = {
+  struct CMUnitTest tests[2 + FAULTS * IMAGES + IMAGES] = {
     cmocka_unit_test (test_cut_extents),
     cmocka_unit_test (test_cut_blocks),
-    cmocka_unit_test (test_one_extents),
-    cmocka_unit_test (test_one_blocks),
-    cmocka_unit_test (test_dead_extents),
-    cmocka_unit_test (test_dead_blocks),
-    cmocka_unit_test (test_full),
-    cmocka_unit_test (test_reads),
-    cmocka_unit_test (test_trims),
   };
+  static char names[FAULTS * IMAGES + IMAGES][80];
+  size_t i;
 
   image_init ();
-  return cmocka_run_group_tests (tests, NULL, NULL);
+  for (i = 0; i < FAULTS * IMAGES; i++) {
+    snprintf (names[i], sizeof names[i], "%s: %s", images[i % IMAGES][0],
+              faults[i / IMAGES].name);
+    tests[2 + i] = (struct CMUnitTest) {
+      .name = names[i], .test_func = test_fault,
+      .initial_state = (void *) (uintptr_t) i,
+    };
+  }
+  for (; i < FAULTS * IMAGES + IMAGES; i++) {
+    snprintf (names[i], sizeof names[i], "%s: opening",
+              images[i % IMAGES][0]);
+    tests[2 + i] = (struct CMUnitTest) {
+      .name = names[i], .test_func = test_open,
+      .initial_state = (void *) (uintptr_t) (i % IMAGES),
+    };
+  }
+  return _cmocka_run_group_tests ("fault", tests, 2 + i, NULL, NULL);
 }
