@@ -281,6 +281,20 @@ write_blocks (struct stream *s, const struct frozen_set *set)
   return 0;
 }
 
+/* J2 */
+static errcode_t
+prepare_commit (struct stream *s)
+{
+  uint8_t *block;
+  errcode_t err;
+
+  s->log->commit = s->log->head;
+  err = stream_next (s, &block);
+  if (!err)
+    memset (block, 0, s->fs->block_size);
+  return err;
+}
+
 errcode_t
 log_write (struct filesystem *fs, struct log *log,
            const struct log_content *c)
@@ -289,10 +303,10 @@ log_write (struct filesystem *fs, struct log *log,
   errcode_t err;
 
   assert (log_has_room (log, log_space (log, c->set->count, c->nrevoked)));
-  err = write_revokes (&s, c);
-  if (!err)
-    err = write_blocks (&s, c->set);
-  return err ? err : stream_flush (&s);
+  if ((err = write_revokes (&s, c)) || (err = write_blocks (&s, c->set)) ||
+      (err = prepare_commit (&s)))
+    return err;
+  return stream_flush (&s);
 }
 
 /* A write that is durable when this returns. */
@@ -331,22 +345,18 @@ errcode_t
 log_commit (struct filesystem *fs, struct log *log)
 {
   const struct jbd2_format *f = &log->journal->format;
-  struct stream s = { .fs = fs, .log = log };
-  struct jbd2_commit *h;
-  uint32_t nsec;
-  uint8_t *block;
+  uint8_t *block = fs->commit_batch;
+  struct jbd2_commit *h = (struct jbd2_commit *) block;
+  uint32_t nsec, len;
   errcode_t err;
 
-  err = stream_next (&s, &block);
-  if (err)
-    return err;
   jbd2_begin (f, block, JBD2_COMMIT, log->tid);
-  h = (struct jbd2_commit *) block;
   h->sec = ext2fs_cpu_to_be64 (commit_time (log, &nsec));
   h->nsec = ext2fs_cpu_to_be32 (nsec);
   jbd2_set_commit (f, block);
   err = device_pwrite (fs->dev, block, fs->block_size,
-                       s.pblk << fs->block_bits, fua (fs));
+                       journal_block (log->journal, log->commit, &len)
+                       << fs->block_bits, fua (fs));
   err = after_durable (fs, err);
   if (!err)
     log->tid++;                 /* J5 */

@@ -23,7 +23,10 @@
  *       transaction is written, and cleared only when the log is durably
  *       empty: Linux wipes a journal that is not so marked.
  *   J2. A commit block is written only after its transaction's blocks,
- *       and all file data that they lead to, are durable.
+ *       and all file data that they lead to, are durable.  Its own place
+ *       is zeros by then, durably, so that a write torn after 512 bytes
+ *       is as good as a whole one: what follows them in it is zeros.
+ *       (e2fsck and older kernels take half a commit block for damage.)
  *   J3. A block of metadata is written in place only by a checkpoint, and
  *       only as it was in a transaction whose commit block is durable.
  *   J4. Log space is reused only after the journal's superblock says,
@@ -62,6 +65,7 @@ struct log {
   uint32_t used;                /* blocks between tail and head */
   uint32_t tid;                 /* of the next transaction */
   uint64_t time;                /* of the last commit, in seconds */
+  uint32_t commit;              /* journal block of the commit block */
   bool begun;                   /* the journal's superblock knows of us */
   struct frozen_set logged;     /* to be checkpointed; sorted by block */
   size_t logged_size;           /* room in it */
