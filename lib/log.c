@@ -309,21 +309,13 @@ log_write (struct filesystem *fs, struct log *log,
   return stream_flush (&s);
 }
 
-/* A write that is durable when this returns. */
+/* ERR is that of a write with FUA: it may have been about a flush. */
 static errcode_t
-after_durable (struct filesystem *fs, errcode_t err)
+latch (struct filesystem *fs, errcode_t err)
 {
-  if (!err && !fs->dev->can_fua)
-    err = device_flush (fs->dev);
   if (err)
     filesystem_flush_failed (fs, err);
   return err;
-}
-
-static unsigned
-fua (const struct filesystem *fs)
-{
-  return fs->dev->can_fua ? DEVICE_FUA : 0;
 }
 
 /* Times do not go back, or replay takes the commit for a stale one. */
@@ -356,8 +348,8 @@ log_commit (struct filesystem *fs, struct log *log)
   jbd2_set_commit (f, block);
   err = device_pwrite (fs->dev, block, fs->block_size,
                        journal_block (log->journal, log->commit, &len)
-                       << fs->block_bits, fua (fs));
-  err = after_durable (fs, err);
+                       << fs->block_bits, DEVICE_FUA);
+  latch (fs, err);
   if (!err)
     log->tid++;                 /* J5 */
   return err;
@@ -378,8 +370,7 @@ log_begin (struct filesystem *fs, struct log *log)
   errcode_t err;
 
   set_begin (log, log->head);
-  err = after_durable (fs, journal_write_super (log->journal, fs->dev,
-                                                fua (fs)));
+  err = latch (fs, journal_write_super (log->journal, fs->dev, DEVICE_FUA));
   if (!err) {
     log->used = 0;
     log->begun = true;
@@ -392,6 +383,5 @@ log_end (struct filesystem *fs, struct log *log)
 {
   assert (log->logged.count == 0);
   set_begin (log, 0);
-  return after_durable (fs, journal_write_super (log->journal, fs->dev,
-                                                 fua (fs)));
+  return latch (fs, journal_write_super (log->journal, fs->dev, DEVICE_FUA));
 }

@@ -35,6 +35,7 @@
 
 #include "errors.h"
 #include "recover.h"
+#include "super-seal.h"
 
 /* Log blocks are read in windows of this size.  Bytes. */
 #define WINDOW ((size_t) 1 << 20)
@@ -88,6 +89,7 @@ struct recover {
 
   uint64_t super_block;         /* the block with the superblock */
   uint8_t *super;               /* it, as the replay leaves it */
+  uint8_t super_rest[SUPER_REST]; /* super-seal.h */
   bool super_changed;
 };
 
@@ -593,6 +595,7 @@ prepare_super (struct recover *rc)
     return err;
   }
   old = *sb;
+  super_get_rest (sb, rc->super_rest);
   if (t && t->used) {
     if ((err = content (rc, t, rc->super)))
       return err;
@@ -666,7 +669,7 @@ write_error (errcode_t err)
 }
 
 static void
-set_recover_and_csum (struct ext2_super_block *sb, bool needs_recovery)
+set_recover (struct ext2_super_block *sb, bool needs_recovery)
 {
   const uint32_t recover =
     ext2fs_cpu_to_le32 (EXT3_FEATURE_INCOMPAT_RECOVER);
@@ -675,11 +678,6 @@ set_recover_and_csum (struct ext2_super_block *sb, bool needs_recovery)
     sb->s_feature_incompat |= recover;
   else
     sb->s_feature_incompat &= ~recover;
-  if (sb->s_feature_ro_compat &
-      ext2fs_cpu_to_le32 (EXT4_FEATURE_RO_COMPAT_METADATA_CSUM))
-    sb->s_checksum = ext2fs_cpu_to_le32
-      (ext2fs_crc32c_le (~0u, (unsigned char *) sb,
-                         offsetof (struct ext2_super_block, s_checksum)));
 }
 
 static errcode_t
@@ -687,7 +685,8 @@ write_super (struct recover *rc, bool needs_recovery)
 {
   errcode_t err;
 
-  set_recover_and_csum (super_in (rc), needs_recovery);
+  set_recover (super_in (rc), needs_recovery);
+  super_seal (super_in (rc), rc->super_rest);
   err = device_pwrite (rc->out, rc->super, rc->block_size,
                        rc->super_block * rc->block_size, 0);
   return err ? err : device_flush (rc->out);
@@ -727,8 +726,9 @@ write_blocks (struct recover *rc, struct recovery *r)
   return err ? err : device_flush (rc->out);
 }
 
-/* Steps 2 and 3, for readers also 4.  Linux leaves no fast commits in an empty log, nor the
- * feature; and counts on by one also where there was nothing (inv 5).
+/* Steps 2 and 3, for readers also 4.  Linux leaves no fast commits in an
+ * empty log, nor the feature; and counts on by one also where there was
+ * nothing (inv 5).
  */
 static errcode_t
 finish (struct recover *rc)
@@ -757,6 +757,7 @@ recover_finish (struct filesystem *fs)
     uint8_t bytes[1024];
   } u;
   uint64_t blocks = 0, inodes = 0;
+  uint8_t rest[SUPER_REST];
   dgrp_t g;
   errcode_t err;
 
@@ -772,7 +773,9 @@ recover_finish (struct filesystem *fs)
   if (ext2fs_has_feature_64bit (fs->e2->super))
     u.sb.s_free_blocks_hi = ext2fs_cpu_to_le32 (blocks >> 32);
   u.sb.s_free_inodes_count = ext2fs_cpu_to_le32 ((uint32_t) inodes);
-  set_recover_and_csum (&u.sb, false);
+  super_get_rest (&u.sb, rest);
+  set_recover (&u.sb, false);
+  super_seal (&u.sb, rest);
   err = device_pwrite (fs->dev, u.bytes, sizeof u.bytes, SUPER_OFFSET, 0);
   if (!err)
     err = device_flush (fs->dev);

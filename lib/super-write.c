@@ -14,16 +14,6 @@
  * and orphan_present, the UUID), so counts, times, states and errors may
  * differ.
  *
- * A power cut may tear the write in the middle: disks promise no more than
- * 512 bytes.  All fields that change in use are in the first half, but
- * s_checksum is in the second, so a torn write would leave a superblock
- * that Linux refuses and e2fsck replaces by a backup, if there is one.
- * Therefore the second half is left as it is, and s_snapshot_id, which
- * means nothing unless s_snapshot_inum is set (nothing sets it: snapshots
- * never came into Linux), gets the one value for which s_checksum is right.
- * A CRC is linear, so that value exists and is found by running the CRC
- * backwards.
- *
  * A filesystem that nobody writes to is not written at all: counting it
  * as mounted waits for the first change.
  */
@@ -31,12 +21,12 @@
 #include <config.h>
 
 #include <errno.h>
-#include <stddef.h>
 #include <string.h>
 #include <time.h>
 
 #include "errors.h"
 #include "fs.h"
+#include "super-seal.h"
 #include "super-write.h"
 
 #define SUPER_OFFSET 1024
@@ -62,7 +52,7 @@ remember_rest (struct super_writer *sw, const struct ext2_super_block *sb)
 #ifdef WORDS_BIGENDIAN
   ext2fs_swap_super (&le);
 #endif
-  memcpy (sw->rest, (uint8_t *) &le + sizeof sw->rest, sizeof sw->rest);
+  super_get_rest (&le, sw->rest);
 }
 
 void
@@ -173,42 +163,6 @@ record_errors (const struct super_writer *sw, struct ext2_super_block *sb)
 
 /* Writing. */
 
-/* The state of a CRC-32C before COUNT zero bytes that led to CRC. */
-static uint32_t
-unwind_crc (uint32_t crc, size_t count)
-{
-  for (count *= 8; count > 0; count--)
-    crc = crc & 0x80000000 ? (crc ^ 0x82f63b78) << 1 | 1 : crc << 1;
-  return crc;
-}
-
-/* Puts a checksum on SB (little-endian), without changing the second half
- * if that is as on disk.  Locks: SUPER.
- */
-static void
-set_checksum (struct filesystem *fs, struct ext2_super_block *sb)
-{
-  const size_t end = offsetof (struct ext2_super_block, s_checksum);
-  const size_t at = offsetof (struct ext2_super_block, s_snapshot_id);
-  struct super_writer *sw = &fs->sw;
-  uint8_t *bytes = (uint8_t *) sb, *rest = bytes + sizeof sw->rest;
-  uint32_t crc, want;
-
-  _Static_assert (offsetof (struct ext2_super_block, s_checksum) == 1020,
-                  "checksum at the end");
-  memcpy (&want, sw->rest + sizeof sw->rest - 4, 4);
-  if (ext2fs_has_feature_metadata_csum (fs->e2->super) &&
-      sb->s_snapshot_inum == 0 &&
-      memcmp (rest, sw->rest, sizeof sw->rest - 4) == 0) {
-    sb->s_snapshot_id = 0;
-    crc = ext2fs_crc32c_le (~0u, bytes, end);
-    sb->s_snapshot_id = ext2fs_cpu_to_le32
-      (unwind_crc (crc ^ ext2fs_le32_to_cpu (want), end - at));
-  }
-  ext2fs_superblock_csum_set (fs->e2, sb);
-  memcpy (sw->rest, rest, sizeof sw->rest);
-}
-
 errcode_t
 super_write (struct filesystem *fs, const struct ext2_super_block *sb,
              uint16_t state)
@@ -229,6 +183,6 @@ super_write (struct filesystem *fs, const struct ext2_super_block *sb,
 #ifdef WORDS_BIGENDIAN
   ext2fs_swap_super (&u.sb);
 #endif
-  set_checksum (fs, &u.sb);
+  super_seal (&u.sb, sw->rest);
   return device_pwrite (fs->dev, u.bytes, SUPER_SIZE, SUPER_OFFSET, 0);
 }

@@ -13,6 +13,7 @@
 #include <ext2fs/ext2fs.h>
 
 #include "locks.h"
+#include "super-seal.h"
 
 struct filesystem;
 
@@ -28,7 +29,7 @@ struct super_writer {
   struct lock lock;             /* SUPER: one write at a time */
   uint64_t kbytes;              /* [constant] s_kbytes_written at open */
   uint64_t written;             /* [constant] dev->written at open */
-  uint8_t rest[512];            /* [SUPER] second half of the superblock as
+  uint8_t rest[SUPER_REST];            /* [SUPER] second half of the superblock as
                                    it is on disk, with its checksum */
   uint32_t errors;              /* [SUPER] found since open */
   struct super_error first, last; /* [SUPER] if any */

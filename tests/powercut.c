@@ -81,6 +81,15 @@ apply_all (const struct memdev_entry *e, uint8_t *mem)
   apply (e, e->offset, e->offset + e->count, mem);
 }
 
+/* End of the unit that AT is in. */
+static uint64_t
+unit_end (uint64_t at, uint32_t unit)
+{
+  if (at >= SUPER_START && at < SUPER_END)
+    unit = SECTOR;
+  return (at / unit + 1) * unit;
+}
+
 /* Each unit with even odds. */
 static void
 apply_torn (const struct memdev_entry *e, uint32_t unit, struct rng *rng,
@@ -89,9 +98,7 @@ apply_torn (const struct memdev_entry *e, uint32_t unit, struct rng *rng,
   uint64_t at, next;
 
   for (at = e->offset; at < e->offset + e->count; at = next) {
-    next = (at / unit + 1) * unit;
-    if (at >= SUPER_START && next < SUPER_END)
-      next = SUPER_END;
+    next = unit_end (at, unit);
     if (next > e->offset + e->count)
       next = e->offset + e->count;
     if (rng_next (rng) % 2)

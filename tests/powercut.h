@@ -13,9 +13,8 @@
  *     reached the medium, in part, the parts being whole *units*.
  *
  * Units are sectors where a journal protects metadata.  Without one a
- * filesystem relies on its blocks being written whole.  The superblock is
- * always one unit: neither Linux nor e2fsck -p survives half a superblock
- * with a checksum, journal or not.
+ * filesystem relies on its blocks being written whole; but its superblock
+ * is always torn by sectors (see lib/super-write.c).
  *
  * Whatever is kept is kept in the order in which it began.  A trim that
  * is kept makes its range MEMDEV_TRIMMED.
