@@ -1,0 +1,136 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/* SPDX-FileCopyrightText: 2026 the nbdkit-ext2 authors */
+
+/* Single errors of the device, and exactly what they cost. */
+
+#include <config.h>
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "image.h"
+
+#define BLOCK 1024
+#define SIZE (UINT64_C (300) * BLOCK)
+
+static const char *const kinds[] = {
+  "-t ext4 -b 1024 -J size=1 -N 32", "-t ext4 -b 1024 -O ^has_journal -N 32",
+  "-t ext3 -b 1024 -J size=1 -N 32", "-t ext2 -b 1024 -N 32",
+};
+
+static const struct image_file files[] = {
+  { "hole", SIZE, false }, { "full", SIZE, true }, { NULL },
+};
+
+struct setup {
+  struct memdev *md;
+  struct filesystem *fs;
+  struct inode *hole, *full;
+};
+
+static void
+setup_init (struct setup *s, const char *args)
+{
+  s->md = image_make (args, UINT64_C (8) << 20, files);
+  s->fs = image_open (s->md);
+  s->hole = image_iget (s->fs, "hole");
+  s->full = image_iget (s->fs, "full");
+}
+
+/* One flush fails: what it was to make durable is lost, perhaps.  The
+ * next one would succeed and must not.
+ */
+static void
+flush_error (const char *args)
+{
+  uint8_t byte = 1;
+  struct setup s;
+
+  setup_init (&s, args);
+  assert_ok (file_write (s.full, &byte, 1, 0, 0));
+  memdev_fail (s.md, MEMDEV_MASK (MEMDEV_FLUSH), 1, 1, EIO);
+  assert_int_equal (filesystem_flush (s.fs), EIO);
+  assert_true (memdev_has_failed (s.md));
+  memdev_heal (s.md);
+  assert_int_equal (filesystem_flush (s.fs), EIO);
+  assert_ok (file_read (s.full, &byte, 1, 0));
+  iput (s.hole);
+  iput (s.full);
+  assert_true (filesystem_close (s.fs) != 0);
+  memdev_free (s.md);
+}
+
+static void
+test_flush_error (void **state)
+{
+  size_t i;
+
+  (void) state;
+  for (i = 0; i < sizeof kinds / sizeof kinds[0]; i++)
+    flush_error (kinds[i]);
+}
+
+static int
+only_hole (void *opaque, uint64_t offset, uint64_t count,
+           enum map_state map_state)
+{
+  (void) opaque;
+  (void) offset;
+  (void) count;
+  assert_int_equal (map_state, MAP_HOLE);
+  return 0;
+}
+
+/* The data of a fill do not reach the device: nothing of it is to be
+ * seen, and no block is lost.
+ */
+static void
+fill_error (const char *args)
+{
+  static uint8_t buf[SIZE], zeros[SIZE];
+  struct memdev *md;
+  struct setup s;
+  uint64_t before;
+
+  setup_init (&s, args);
+  md = s.md;
+  before = image_free_blocks (md);
+  memset (buf, 'x', sizeof buf);
+  memdev_fail (md, MEMDEV_MASK (MEMDEV_WRITE), 1, 1, ENOSPC);
+  assert_int_equal (file_write (s.hole, buf, 20 * BLOCK, 5 * BLOCK + 7, 0),
+                    ENOSPC);
+  assert_true (memdev_has_failed (md));
+  memdev_heal (md);
+  assert_ok (file_status (s.hole, SIZE, 0, only_hole, NULL));
+  assert_ok (file_read (s.hole, buf, SIZE, 0));
+  assert_memory_equal (buf, zeros, SIZE);
+  assert_ok (filesystem_flush (s.fs));
+  iput (s.hole);
+  image_close (s.fs, s.full);
+  image_assert_clean (md);
+  assert_int_equal (image_free_blocks (md), before);
+  memdev_free (md);
+}
+
+static void
+test_fill_error (void **state)
+{
+  size_t i;
+
+  (void) state;
+  for (i = 0; i < sizeof kinds / sizeof kinds[0]; i++)
+    fill_error (kinds[i]);
+}
+
+int
+main (void)
+{
+  const struct CMUnitTest tests[] = {
+    cmocka_unit_test (test_flush_error),
+    cmocka_unit_test (test_fill_error),
+  };
+
+  image_init ();
+  return cmocka_run_group_tests (tests, NULL, NULL);
+}
