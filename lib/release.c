@@ -15,9 +15,13 @@
 #include "commit.h"
 #include "fs.h"
 
-/* How much of it to do before looking for other work again. */
+/* How much of it to do before looking for other work again; and so many
+ * times that when so many ranges wait, because the list must not grow
+ * without end while syncs go first (sync.c).
+ */
 #define RELEASE_RANGES 64
 #define RELEASE_BLOCKS 65536
+#define RELEASE_SHARE(waiting) (1 + (waiting) / 512)
 
 errcode_t
 commit_queue_freed (struct filesystem *fs, struct free_list *freed)
@@ -63,9 +67,11 @@ bool
 commit_release_some (struct filesystem *fs)
 {
   struct free_list *l = &fs->releasing;
+  const uint64_t share = RELEASE_SHARE (l->count);
   uint64_t ranges = 0, blocks = 0;
 
-  while (l->count > 0 && ranges < RELEASE_RANGES && blocks < RELEASE_BLOCKS) {
+  while (l->count > 0 && ranges < RELEASE_RANGES * share &&
+         blocks < RELEASE_BLOCKS * share) {
     struct free_range *r = &l->ranges[l->count - 1];
     uint64_t n = r->len < RELEASE_BLOCKS ? r->len : RELEASE_BLOCKS;
 

@@ -14,7 +14,19 @@
 
 enum work { SYNC, IDLE, STOP };
 
-/* Wait for work.  A sync comes first, the rest when there is time. */
+/* So many syncs may go before the rest. */
+#define MOST_PUT_OFF 8
+
+/* Locks: SYNC. */
+static bool
+rest_is_urgent (const struct syncer *s)
+{
+  return s->more && (s->draining > 0 || s->put_off >= MOST_PUT_OFF);
+}
+
+/* Wait for work.  A sync comes first as a rule, the rest when there is
+ * time.
+ */
 static enum work
 next_work (struct syncer *s, uint64_t *target)
 {
@@ -22,8 +34,11 @@ next_work (struct syncer *s, uint64_t *target)
   while (s->requested == s->completed && !s->more && !s->stop)
     lock_wait (&s->wanted, &s->lock);
   *target = s->requested;
-  if (s->requested != s->completed)
+  if (s->requested != s->completed && !rest_is_urgent (s)) {
+    s->put_off++;
     return SYNC;
+  }
+  s->put_off = 0;
   return s->stop ? STOP : IDLE;
 }
 
@@ -43,8 +58,10 @@ end_idle (struct syncer *s, bool more)
 {
   LOCK_FOR_SCOPE (&s->lock);
   s->more = more;
-  if (!more)
+  if (!more) {
+    s->drained++;
     pthread_cond_broadcast (&s->done);
+  }
 }
 
 static void *
@@ -105,11 +122,15 @@ void
 syncer_drain (struct filesystem *fs)
 {
   struct syncer *s = &fs->syncer;
+  uint64_t before;
 
   lock_assert_can_take (LOCK_SYNC);
   LOCK_FOR_SCOPE (&s->lock);
-  while (s->more)
+  before = s->drained;
+  s->draining++;
+  while (s->more && s->drained == before)
     lock_wait (&s->done, &s->lock);
+  s->draining--;
 }
 
 errcode_t

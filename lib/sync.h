@@ -9,7 +9,9 @@
  * everybody and must not die with the client who happened to ask.
  *
  * In between, it checkpoints, and gives freed blocks back to the device
- * and the allocator.
+ * and the allocator.  That waits while syncs are wanted, but not for ever:
+ * a piece of it comes first when several syncs have gone before it, or
+ * when somebody waits for it (syncer_drain) because space has run out.
  *
  * A sync covers what was done before it *started*.  So callers that come
  * while one is under way all wait for the next, and share it.
@@ -39,6 +41,9 @@ struct syncer {
   errcode_t error;              /* [SYNC] of the last sync */
   bool more;                    /* [SYNC] something is left to do, when
                                    no sync is wanted (commit_idle) */
+  unsigned put_off;             /* [SYNC] syncs since it had its turn */
+  unsigned draining;            /* [SYNC] how many wait for it */
+  uint64_t drained;             /* [SYNC] times that nothing was left */
   bool stop;                    /* [SYNC] */
 };
 

@@ -8,9 +8,12 @@
 #include <config.h>
 
 #include <errno.h>
+#include <pthread.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "image.h"
 #include "log.h"
@@ -314,6 +317,123 @@ test_split (void **state)
   free (buf);
 }
 
+/* Blocks that a commit has freed come back, and a checkpoint is made,
+ * however many clients keep the sync thread busy with flushes.
+ */
+#define FLUSHERS 3
+
+static atomic_bool flushers_stop;
+
+static void *
+keep_flushing (void *fs)
+{
+  while (!atomic_load (&flushers_stop))
+    if (filesystem_flush (fs) != 0)
+      break;
+  return NULL;
+}
+
+static uint64_t
+withheld (struct filesystem *fs)
+{
+  LOCK_FOR_SCOPE (&fs->lock);
+  return fs->alloc.withheld;
+}
+
+struct flushers {
+  pthread_t thread[FLUSHERS];
+};
+
+/* A slow device, so that somebody always waits when a flush ends. */
+static const struct device_ops *quick_ops;
+
+static errcode_t
+slow_flush (struct device *dev)
+{
+  usleep (5000);
+  return quick_ops->flush (dev);
+}
+
+static void
+flushers_start (struct setup *s, struct flushers *f)
+{
+  static struct device_ops slow_ops;
+  unsigned i;
+
+  quick_ops = s->md->dev.ops;
+  slow_ops = *quick_ops;
+  slow_ops.flush = slow_flush;
+  s->md->dev.ops = &slow_ops;
+  atomic_store (&flushers_stop, false);
+  for (i = 0; i < FLUSHERS; i++)
+    assert_int_equal (pthread_create (&f->thread[i], NULL, keep_flushing,
+                                      s->fs), 0);
+}
+
+static void
+flushers_end (struct flushers *f)
+{
+  unsigned i;
+
+  atomic_store (&flushers_stop, true);
+  for (i = 0; i < FLUSHERS; i++)
+    pthread_join (f->thread[i], NULL);
+}
+
+static void
+test_frees_under_flushes (void **state)
+{
+  struct flushers f;
+  struct setup s;
+  uint64_t flushes;
+  unsigned round;
+
+  (void) state;
+  setup_init (&s, EXTENTS, 16 * MIB);
+  flushers_start (&s, &f);
+  for (round = 0; round < 5; round++) {
+    assert_ok (file_trim (s.full, BLOCK, round * 20 * BLOCK, 0));
+    assert_true (withheld (s.fs) > 0);
+    assert_ok (filesystem_flush (s.fs));
+    flushes = memdev_count (s.md, MEMDEV_MASK (MEMDEV_FLUSH));
+    while (withheld (s.fs) > 0) {
+      assert_true (memdev_count (s.md, MEMDEV_MASK (MEMDEV_FLUSH))
+                   < flushes + 40);
+      usleep (500);
+    }
+  }
+  flushers_end (&f);
+  setup_close (&s);
+  memdev_free (s.md);
+}
+
+/* Who waits for blocks goes before those who want more flushes. */
+static void
+test_drain_under_flushes (void **state)
+{
+  struct flushers f;
+  struct setup s;
+  uint64_t flushes;
+  unsigned round;
+
+  (void) state;
+  setup_init (&s, EXTENTS, 16 * MIB);
+  flushers_start (&s, &f);
+  for (round = 0; round < 5; round++) {
+    assert_ok (file_trim (s.full, BLOCK, round * 20 * BLOCK, 0));
+    assert_ok (filesystem_flush (s.fs));
+    flushes = memdev_count (s.md, MEMDEV_MASK (MEMDEV_FLUSH));
+    syncer_drain (s.fs);
+    assert_int_equal (withheld (s.fs), 0);
+    /* One was under way perhaps, or began before we came. */
+    assert_true (memdev_count (s.md, MEMDEV_MASK (MEMDEV_FLUSH))
+                 <= flushes + 3);
+  }
+  flushers_end (&f);
+  setup_close (&s);
+  memdev_free (s.md);
+}
+
 int
 main (void)
 {
@@ -324,6 +444,8 @@ main (void)
     cmocka_unit_test (test_revoked_is_not_checkpointed),
     cmocka_unit_test (test_escape),
     cmocka_unit_test (test_split),
+    cmocka_unit_test (test_frees_under_flushes),
+    cmocka_unit_test (test_drain_under_flushes),
   };
 
   image_init ();
