@@ -379,7 +379,7 @@ prepare_frees (struct inode *inode, struct walk *w, uint32_t *n)
   struct filesystem *fs = inode->fs;
   const unsigned last = w->pl.levels - 1;
   unsigned groups = ALLOC_MAX_FREE_GROUPS;
-  uint32_t i, run, blk;
+  uint32_t i, run, can, blk;
   errcode_t err = 0;
 
   alloc_begin_free (fs);
@@ -393,12 +393,10 @@ prepare_frees (struct inode *inode, struct walk *w, uint32_t *n)
       run++;
     if (!filesystem_valid_data (fs, blk, run))
       return corrupt (inode, blk);
-    if (fs->log && alloc_freeable (fs, blk, run, &groups) < run)
-      break;
+    if (fs->log && (can = alloc_freeable (fs, blk, run, &groups)) < run)
+      *n = i + (run = can);     /* 0 of the first run it is never */
     err = alloc_prepare_free (fs, blk, run);
   }
-  if (i < *n)
-    *n = i;
   for (i = 1; i < w->present && !err; i++)
     err = alloc_prepare_free (fs, w->mb[i]->blkno, 1);
   return err;

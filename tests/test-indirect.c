@@ -282,6 +282,57 @@ test_large_write (void **state)
   free (back);
 }
 
+/* A table of the largest blocks, in the smallest groups, points at one run
+ * of blocks that lies in more groups than are freed at once.  (The bitmaps
+ * have these blocks free: what counts here is that it gets on.)
+ */
+static void
+test_many_groups (void **state)
+{
+  static const struct image_file one[] = {
+    { "f", UINT64_C (16400) << 16, false }, { NULL },
+  };
+  const uint32_t n = 65536 / 4;
+  struct memdev *md = image_make ("-t ext3 -F -b 65536 -g 256 -N 2048 -m 0 "
+                                  "-J size=64 -G 128 -E num_backup_sb=0 "
+                                  "-O flex_bg,sparse_super2,^resize_inode",
+                                  UINT64_C (80) * 256 << 16, one);
+  struct filesystem *fs = image_open (md);
+  struct inode *inode = image_iget (fs, "f");
+  struct reservation none = { 0 };
+  uint64_t first = fs->blocks - n - 300, next = IND;
+  struct mbuf *mb;
+  uint32_t i, v;
+
+  (void) state;
+  assert_non_null (fs->log);
+  first -= first % 256 + 100;   /* not at the beginning of a group */
+  assert_true (filesystem_valid_data (fs, first, n));
+  assert_ok (file_write (inode, "x", 1, IND << 16, 0));
+
+  inode_lock_exclusive (inode);
+  inode_map_lock_exclusive (inode);
+  lock_acquire (&fs->lock);
+  assert_ok (mcache_read (fs->mc, inode->raw->i_block[EXT2_IND_BLOCK], &mb));
+  for (i = 0; i < n; i++) {
+    v = ext2fs_cpu_to_le32 (first + i);
+    memcpy (mb->data + i * 4, &v, sizeof v);
+  }
+  mcache_unpin (fs->mc, mb);
+  assert_ok (inode_begin_change (inode));
+  assert_ok (map_remove (inode, IND, IND + n, &none, &next));
+  assert_true (next > IND);
+  assert_true (next < IND + n);
+  assert_ok (inode_write (inode));
+  lock_release (&fs->lock);
+  inode_map_unlock_exclusive (inode);
+  inode_unlock_exclusive (inode);
+
+  iput (inode);
+  filesystem_close (fs);
+  memdev_free (md);
+}
+
 int
 main (void)
 {
@@ -292,6 +343,7 @@ main (void)
     cmocka_unit_test (test_random_ext2),
     cmocka_unit_test (test_random_ext3),
     cmocka_unit_test (test_large_write),
+    cmocka_unit_test (test_many_groups),
   };
 
   image_init ();
