@@ -5,6 +5,7 @@
 
 #include <config.h>
 
+#include <assert.h>
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
@@ -270,6 +271,23 @@ alloc_init (struct filesystem *fs)
   if (!ext2fs_has_feature_bigalloc (fs->e2->super))
     ext2fs_free_blocks_count_set (fs->e2->super, free_blocks);
   return 0;
+}
+
+void
+alloc_check (struct filesystem *fs)
+{
+  const struct allocator *a = &fs->alloc;
+  uint64_t free_blocks = 0, held = 0;
+  dgrp_t g;
+
+  lock_assert_held (LOCK_FS);
+  for (g = 0; g < fs->e2->group_desc_count; g++) {
+    free_blocks += ext2fs_bg_free_blocks_count (fs->e2, g);
+    held += a->groups[g].held;
+  }
+  assert (free_blocks == ext2fs_free_blocks_count (fs->e2->super));
+  /* The rest of what is promised is for trees. */
+  assert (held >= a->withheld && held - a->withheld <= a->promised);
 }
 
 void

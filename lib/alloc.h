@@ -158,6 +158,9 @@ extern bool alloc_may_discard (struct filesystem *fs, uint64_t blk,
 extern void alloc_released (struct filesystem *fs, uint64_t blk,
                             uint64_t len);
 
+/* Debug builds: asserts what of inv 2 and 3 concerns all groups. */
+extern void alloc_check (struct filesystem *fs);
+
 /* Where the blocks of an inode that has none yet should start: the first
  * free block of its group.
  */

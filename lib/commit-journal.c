@@ -16,6 +16,7 @@
 
 #include <config.h>
 
+#include <assert.h>
 #include <errno.h>
 
 #include "commit.h"
@@ -45,8 +46,9 @@ commit_journal (struct filesystem *fs, struct commit *c)
   if ((err = begin (fs, c)) ||
       (!log_has_room (log, space) && (err = checkpoint (fs, log))))
     return err;
+  LOCK_DEBUG (assert (log_has_room (log, space)));     /* J7 */
   if (!log_has_room (log, space))
-    return EFBIG;               /* against J7 */
+    return EFBIG;
   if ((err = checkpoint_prepare (log, c->set.count)) ||
       (err = log_write (fs, log, &content)) ||
       (err = commit_flush (fs)) || (err = log_commit (fs, log)))

@@ -83,6 +83,44 @@ group_unhold (struct filesystem *fs, dgrp_t g, uint32_t bit, uint32_t n,
 }
 
 void
+group_drop_busy (struct filesystem *fs, dgrp_t g)
+{
+  struct group_state *gs = &fs->alloc.groups[g];
+
+  lock_assert_held (LOCK_FS);
+  if (gs->held > 0 || fs->alloc.last_busy == g)
+    return;
+  free (gs->busy);
+  gs->busy = NULL;
+}
+
+void
+group_check (struct filesystem *fs, dgrp_t g)
+{
+  const struct group_state *gs = &fs->alloc.groups[g];
+  uint32_t i, clear = 0, held = 0;
+  struct mbuf *mb;
+
+  lock_assert_held (LOCK_FS);
+  if (gs->bad || !gs->checked)
+    return;
+  mb = mcache_find (fs->mc, ext2fs_block_bitmap_loc (fs->e2, g));
+  if (mb == NULL)
+    return;
+  for (i = 0; i < group_blocks (fs, g); i++) {
+    const bool set = bit_test (mb->data, i);
+    const bool busy = gs->busy ? bit_test (gs->busy, i) : set;
+
+    assert (busy || !set);
+    clear += !set;
+    held += busy && !set;
+  }
+  mcache_unpin (fs->mc, mb);
+  assert (clear == ext2fs_bg_free_blocks_count (fs->e2, g));
+  assert (held == gs->held);
+}
+
+void
 group_note_bit (struct filesystem *fs, dgrp_t g, uint32_t bit, bool in_use)
 {
   struct group_state *gs = &fs->alloc.groups[g];

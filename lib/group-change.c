@@ -162,8 +162,11 @@ group_prepare_freeze (struct filesystem *fs)
     a->gdt_dirty[i] = 0;
     a->ngdt_dirty--;
   }
-  for (i = 0; i < a->ndirty; i++)
+  for (i = 0; i < a->ndirty; i++) {
+    LOCK_DEBUG (group_check (fs, a->dirty_groups[i]));
     a->groups[a->dirty_groups[i]].bitmap_dirty = false;
+    group_drop_busy (fs, a->dirty_groups[i]);
+  }
   a->ndirty = 0;
   return 0;
 }

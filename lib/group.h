@@ -85,6 +85,14 @@ extern void group_hold (struct filesystem *fs, dgrp_t g, uint32_t bit,
 extern void group_unhold (struct filesystem *fs, dgrp_t g, uint32_t bit,
                           uint32_t n, bool release);
 
+/* Frees G's busy map unless something is held, or was last: those that
+ * edits have made for what they might have freed.
+ */
+extern void group_drop_busy (struct filesystem *fs, dgrp_t g);
+
+/* Debug builds: asserts inv 1 and 2 of alloc.h for G. */
+extern void group_check (struct filesystem *fs, dgrp_t g);
+
 /* A bit that was allocated or freed without being held. */
 extern void group_note_bit (struct filesystem *fs, dgrp_t g, uint32_t bit,
                             bool in_use);

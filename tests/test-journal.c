@@ -434,6 +434,41 @@ test_drain_under_flushes (void **state)
   memdev_free (s.md);
 }
 
+/* A group's busy map goes when nothing in the group is held, whoever made
+ * it: an edit makes one for each group from which it might free.
+ */
+static void
+test_idle_busy_maps (void **state)
+{
+  struct setup s;
+  unsigned maps = 0;
+  uint64_t lblk;
+  dgrp_t g;
+
+  (void) state;
+  setup_init (&s, EXTENTS " -g 256", 16 * MIB);
+  for (lblk = 0; lblk < s.hole->size / BLOCK; lblk += 40)
+    assert_ok (file_write (s.hole, "x", 1, lblk * BLOCK, 0));
+  for (lblk = 1; lblk < FULL_SIZE / BLOCK; lblk += 40)
+    assert_ok (file_trim (s.full, BLOCK, lblk * BLOCK, 0));
+  for (lblk = 0; lblk < s.hole->size / BLOCK; lblk += 80)
+    assert_ok (file_zero (s.hole, BLOCK, lblk * BLOCK, 0));
+  flush (&s);
+  /* Edits of one leaf after the other, while nothing is withheld. */
+  for (lblk = 20; lblk < s.hole->size / BLOCK; lblk += 2000)
+    assert_ok (file_write (s.hole, "x", 1, lblk * BLOCK, 0));
+  flush (&s);
+  lock_acquire (&s.fs->lock);
+  for (g = 0; g < s.fs->e2->group_desc_count; g++) {
+    assert_int_equal (s.fs->alloc.groups[g].held, 0);
+    maps += s.fs->alloc.groups[g].busy != NULL;
+  }
+  lock_release (&s.fs->lock);
+  assert_true (maps <= 1);
+  setup_close (&s);
+  memdev_free (s.md);
+}
+
 int
 main (void)
 {
@@ -446,6 +481,7 @@ main (void)
     cmocka_unit_test (test_split),
     cmocka_unit_test (test_frees_under_flushes),
     cmocka_unit_test (test_drain_under_flushes),
+    cmocka_unit_test (test_idle_busy_maps),
   };
 
   image_init ();
