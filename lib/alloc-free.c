@@ -107,6 +107,28 @@ alloc_freeable (struct filesystem *fs, uint64_t blk, uint64_t len,
   return done;
 }
 
+errcode_t
+alloc_check_tree_block (struct filesystem *fs, uint64_t blk)
+{
+  struct part p = first_part (fs, blk, 1);
+  struct mbuf *mb;
+  bool is_free;
+  errcode_t err;
+
+  lock_assert_held (LOCK_FS);
+  err = group_bitmap (fs, p.group, &mb);
+  if (err == EXT2_FILSYS_CORRUPTED)
+    return 0;                   /* nothing is allocated there any more */
+  if (err)
+    return err;
+  is_free = !bit_test (mb->data, p.bit);
+  mcache_unpin (fs->mc, mb);
+  if (!is_free)
+    return 0;
+  group_set_bad (fs, p.group, "a block of a file's tree is free");
+  return EXT2_FILSYS_CORRUPTED;
+}
+
 /* At the end of the list of pending frees, for which there is room. */
 static void
 add_pending (struct filesystem *fs, uint64_t blk, uint64_t len)

@@ -131,6 +131,13 @@ extern errcode_t alloc_prepare_free (struct filesystem *fs, uint64_t blk,
 extern uint64_t alloc_freeable (struct filesystem *fs, uint64_t blk,
                                 uint64_t len, unsigned *groups);
 
+/* Before BLK, a block of a tree, is changed: EXT2_FILSYS_CORRUPTED if it
+ * is free.  Whoever took it next would write over the tree, or the tree
+ * over his data: in a damaged image two pointers lead to it, and it was
+ * freed by way of the other; or the bitmap never knew of it.
+ */
+extern errcode_t alloc_check_tree_block (struct filesystem *fs, uint64_t blk);
+
 /* [BLK, BLK+LEN) belongs to no file any more once the running set is
  * durable (inv 4).
  */

@@ -298,14 +298,17 @@ dirty_path (struct edit *ed)
   for (level = ed->p.depth; level > 0 && level >= ed->top; level--) {
     struct mbuf *mb = ed->p.node[level].mb;
 
-    err = mcache_dirty (ed->inode->fs->mc, mb, MCLASS_TREE, false);
+    err = alloc_check_tree_block (ed->inode->fs, mb->blkno);
+    if (!err)
+      err = mcache_dirty (ed->inode->fs->mc, mb, MCLASS_TREE, false);
     if (err)
       return err;
   }
-  if (ed->sibling.mb)
-    return mcache_dirty (ed->inode->fs->mc, ed->sibling.mb, MCLASS_TREE,
-                         false);
-  return 0;
+  if (ed->sibling.mb == NULL)
+    return 0;
+  err = alloc_check_tree_block (ed->inode->fs, ed->sibling.mb->blkno);
+  return err ? err : mcache_dirty (ed->inode->fs->mc, ed->sibling.mb,
+                                   MCLASS_TREE, false);
 }
 
 static errcode_t

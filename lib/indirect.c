@@ -262,7 +262,9 @@ dirty_walk (struct inode *inode, struct walk *w)
   errcode_t err;
 
   for (i = 1; i < w->present; i++) {
-    err = mcache_dirty (inode->fs->mc, w->mb[i], MCLASS_TREE, false);
+    err = alloc_check_tree_block (inode->fs, w->mb[i]->blkno);
+    if (!err)
+      err = mcache_dirty (inode->fs->mc, w->mb[i], MCLASS_TREE, false);
     if (err)
       return err;
   }

@@ -282,6 +282,40 @@ test_large_write (void **state)
   free (back);
 }
 
+/* A damaged image: two pointers lead to one table, and it is freed by way
+ * of one of them.  It must not be changed by way of the other: it may be
+ * somebody else's by the time that is written.
+ */
+static void
+test_freed_table (void **state)
+{
+  struct memdev *md = image_make ("-t ext3 -b 1024 -J size=1 -m 0",
+                                  UINT64_C (16) << 20, files);
+  struct filesystem *fs = image_open (md);
+  struct inode *inode = image_iget (fs, "f");
+  uint8_t data[BLOCK] = { 1 };
+  uint64_t tables;
+
+  (void) state;
+  write_block (inode, DIND + 5, 'a');
+  tables = inode->raw->i_block[EXT2_DIND_BLOCK] * BLOCK;
+  image_close (fs, inode);
+  memcpy (md->mem + tables + 4, md->mem + tables, 4);
+
+  fs = image_open (md);
+  inode = image_iget (fs, "f");
+  assert_non_null (fs->log);
+  assert_filled (inode, DIND + PER_TABLE + 5, 'a');
+  assert_ok (file_trim (inode, BLOCK, (DIND + 5) * BLOCK, 0));
+  assert_int_equal (file_write (inode, data, BLOCK,
+                                (DIND + PER_TABLE + 7) * BLOCK, 0),
+                    EXT2_FILSYS_CORRUPTED);
+  assert_ok (filesystem_flush (fs));
+  iput (inode);
+  filesystem_close (fs);
+  memdev_free (md);
+}
+
 /* A table of the largest blocks, in the smallest groups, points at one run
  * of blocks that lies in more groups than are freed at once.  (The bitmaps
  * have these blocks free: what counts here is that it gets on.)
@@ -343,6 +377,7 @@ main (void)
     cmocka_unit_test (test_random_ext2),
     cmocka_unit_test (test_random_ext3),
     cmocka_unit_test (test_large_write),
+    cmocka_unit_test (test_freed_table),
     cmocka_unit_test (test_many_groups),
   };
 
