@@ -457,7 +457,9 @@ collapse_root (struct edit *ed)
   }
 }
 
-/* Whatever the edit frees for certain or perhaps. */
+/* Whatever the edit frees for certain or perhaps.  With a journal nodes
+ * are changed in place, so only those that become empty are freed.
+ */
 static errcode_t
 prepare_frees (struct edit *ed, bool free_old)
 {
@@ -470,8 +472,9 @@ prepare_frees (struct edit *ed, bool free_old)
     err = alloc_prepare_free (fs, ed->dropped.e[i].pblk,
                               ed->dropped.e[i].len);
   for (i = 1; i <= ed->p.depth && !err; i++)
-    err = alloc_prepare_free (fs, ed->p.node[i].mb->blkno, 1);
-  if (ed->sibling.mb && !err)
+    if (!fs->log || (i >= ed->top && ed->step[i].how == DROP))
+      err = alloc_prepare_free (fs, ed->p.node[i].mb->blkno, 1);
+  if (ed->sibling.mb && !fs->log && !err)
     err = alloc_prepare_free (fs, ed->sibling.mb->blkno, 1);
   return err;
 }

@@ -72,6 +72,7 @@ log_new (struct filesystem *fs, struct log **logp)
     return ENOMEM;
   set_features (fs, &j->super);         /* on disk with log_begin */
   jbd2_format_of (&j->super, &j->format);
+  j->end = j->blocks;           /* without an area for fast commits */
   log->journal = j;
   log->head = j->first;
   log->capacity = j->end - j->first - 1;

@@ -469,6 +469,42 @@ test_idle_busy_maps (void **state)
   memdev_free (s.md);
 }
 
+/* A journal with an area for fast commits, which we do not make: whoever
+ * replays takes the log to go on to the end of the journal.
+ */
+static void
+test_fast_area (void **state)
+{
+  uint8_t *buf = calloc (1, files[1].size);
+  struct jbd2_super *js;
+  struct memdev *md;
+  struct setup s;
+  uint64_t i;
+
+  (void) state;
+  assert_non_null (buf);
+  setup_init (&s, "-t ext4 -b 1024 -J size=2 -m 0 -N 32", 16 * MIB);
+  js = journal_super (&s);
+  setup_close (&s);
+  js->incompat |= ext2fs_cpu_to_be32 (JBD2_INCOMPAT_FAST);
+  js->fast_blocks = ext2fs_cpu_to_be32 (256);
+  setup_open (&s);
+  /* Until the log wraps around. */
+  for (i = 0; s.fs->log->head == s.fs->journal->first ||
+         s.fs->log->used <= s.fs->log->head - s.fs->journal->first; i++) {
+    assert_true (i < 4000);
+    buf[i * BLOCK] = 'f';
+    assert_ok (file_write (s.hole, buf + i * BLOCK, BLOCK, i * BLOCK, 0));
+    flush (&s);
+  }
+  md = cut_and_replay (&s);
+  image_assert_dump (md, "hole", buf, files[1].size);
+  memdev_free (md);
+  setup_close (&s);
+  memdev_free (s.md);
+  free (buf);
+}
+
 int
 main (void)
 {
@@ -479,6 +515,7 @@ main (void)
     cmocka_unit_test (test_revoked_is_not_checkpointed),
     cmocka_unit_test (test_escape),
     cmocka_unit_test (test_split),
+    cmocka_unit_test (test_fast_area),
     cmocka_unit_test (test_frees_under_flushes),
     cmocka_unit_test (test_drain_under_flushes),
     cmocka_unit_test (test_idle_busy_maps),
