@@ -4,9 +4,16 @@
 /* Checkpointing: what is in the log goes to its place.
  *
  * Of each block only the last committed copy is kept, in an array sorted
- * by block number; a commit merges its own into it.  A checkpoint writes
- * the whole array: many commits of the same few blocks, as flushes bring
- * them, cost one write in place.
+ * by block number; a commit merges its own into it.  So many commits of
+ * the same few blocks, as flushes bring them, cost one write in place.
+ *
+ * A checkpoint goes once through the array, in pieces, so that a flush
+ * need not wait for all of it.  It is about the transactions that were in
+ * the log when it began.  A commit in between may replace a copy that it
+ * has not come to by one of a later transaction, and then writes that; or
+ * one that it has written; or revoke the block.  Either way the later
+ * transaction is in the log behind the tail to be, and a replay finds it
+ * there.  In the end what is left in the array is of later transactions.
  */
 
 #include <config.h>
@@ -24,6 +31,9 @@
  * the log is used.
  */
 #define MANY_LOGGED ((size_t) 16 << 20)
+
+/* A piece of it, in bytes. */
+#define PIECE ((size_t) 1 << 20)
 
 errcode_t
 checkpoint_prepare (struct log *log, size_t blocks)
@@ -88,7 +98,11 @@ checkpoint_add (struct filesystem *fs, struct log *log,
                 struct frozen_set *set, const uint64_t *revoked,
                 size_t nrevoked)
 {
+  size_t i;
+
   assert (log->logged_size >= log->logged.count + set->count);
+  for (i = 0; i < set->count; i++)
+    set->blocks[i].logged_tid = log->tid - 1;   /* the one just committed */
   drop_revoked (fs, &log->logged, revoked, nrevoked);
   merge (fs, &log->logged, set);
   free (set->blocks);
@@ -99,30 +113,101 @@ checkpoint_add (struct filesystem *fs, struct log *log,
 bool
 checkpoint_due (const struct filesystem *fs, const struct log *log)
 {
-  return log->used > log->capacity / 2 ||
+  return log->checkpoint.active || log->used > log->capacity / 2 ||
     log->logged.count * fs->block_size >= MANY_LOGGED;
+}
+
+static void
+begin (struct log *log)
+{
+  log->checkpoint.active = true;
+  log->checkpoint.head = log->head;
+  log->checkpoint.tid = log->tid;
+  log->checkpoint.used = log->used;
+  log->checkpoint.next = 0;
+}
+
+/* Index of the first block at or after BLKNO. */
+static size_t
+find (const struct frozen_set *set, uint64_t blkno)
+{
+  size_t lo = 0, hi = set->count;
+
+  while (lo < hi) {
+    size_t mid = lo + (hi - lo) / 2;
+
+    if (set->blocks[mid].blkno < blkno)
+      lo = mid + 1;
+    else
+      hi = mid;
+  }
+  return lo;
+}
+
+/* *DONE: there was nothing left to write. */
+static errcode_t
+write_piece (struct filesystem *fs, struct log *log, bool *done)
+{
+  struct frozen_set *all = &log->logged, piece;
+  const size_t from = find (all, log->checkpoint.next);
+  const size_t most = PIECE / fs->block_size;
+
+  piece.blocks = all->blocks + from;
+  piece.count = all->count - from < most ? all->count - from : most;
+  *done = piece.count == 0;
+  if (*done)
+    return 0;
+  log->checkpoint.next = piece.blocks[piece.count - 1].blkno + 1;
+  return write_in_place (fs, &piece, NULL);
 }
 
 /* J4: in place, flush, then the superblock, durably; then, and not
  * before, may the space be used again.
  */
-errcode_t
-checkpoint (struct filesystem *fs, struct log *log)
+static errcode_t
+end (struct filesystem *fs, struct log *log)
 {
+  struct frozen_set *set = &log->logged;
+  size_t i, to = 0;
   errcode_t err;
 
-  if (log->used == 0)
-    return 0;
   log_debug ("checkpoint: %zu blocks, %u of %u blocks of the log used",
-             log->logged.count, (unsigned) log->used,
-             (unsigned) log->capacity);
-  if ((err = write_in_place (fs, &log->logged, NULL)) ||
-      (err = commit_flush (fs)))
+             set->count, (unsigned) log->used, (unsigned) log->capacity);
+  if ((err = commit_flush (fs)) ||
+      (err = log_set_tail (fs, log, log->checkpoint.head,
+                           log->checkpoint.tid)))
     return err;
-  err = log_begin (fs, log);
-  if (!err) {
-    mcache_thaw (fs->mc, &log->logged, true);
-    log->logged_size = 0;
+  log->used -= log->checkpoint.used;
+  for (i = 0; i < set->count; i++) {
+    if (jbd2_tid_geq (set->blocks[i].logged_tid, log->checkpoint.tid))
+      set->blocks[to++] = set->blocks[i];
+    else
+      mcache_thaw_block (fs->mc, &set->blocks[i]);
   }
+  set->count = to;
+  log->checkpoint.active = false;
+  return 0;
+}
+
+errcode_t
+checkpoint_some (struct filesystem *fs, struct log *log)
+{
+  bool done;
+  errcode_t err;
+
+  if (!log->checkpoint.active)
+    begin (log);
+  err = write_piece (fs, log, &done);
+  return err || !done ? err : end (fs, log);
+}
+
+errcode_t
+checkpoint_all (struct filesystem *fs, struct log *log)
+{
+  errcode_t err = 0;
+
+  /* Perhaps one that has begun, and one for what came since. */
+  while (log->used > 0 && !err)
+    err = checkpoint_some (fs, log);
   return err;
 }

@@ -25,12 +25,18 @@
 static errcode_t
 begin (struct filesystem *fs, struct commit *c)
 {
+  struct log *log = fs->log;
   errcode_t err;
 
-  if (c->first && ((err = commit_super (fs, &c->super)) ||
-                   (err = commit_flush (fs))))
-    return err;
-  return fs->log->begun ? 0 : log_begin (fs, fs->log);
+  if (log->begun)
+    return 0;
+  err = commit_super (fs, &c->super);
+  if (!err)
+    err = commit_flush (fs);
+  if (!err)
+    err = log_set_tail (fs, log, log->head, log->tid);
+  log->begun = !err;
+  return err;
 }
 
 errcode_t
@@ -44,7 +50,7 @@ commit_journal (struct filesystem *fs, struct commit *c)
   errcode_t err;
 
   if ((err = begin (fs, c)) ||
-      (!log_has_room (log, space) && (err = checkpoint (fs, log))))
+      (!log_has_room (log, space) && (err = checkpoint_all (fs, log))))
     return err;
   LOCK_DEBUG (assert (log_has_room (log, space)));     /* J7 */
   if (!log_has_room (log, space))

@@ -260,13 +260,14 @@ commit_sync (struct filesystem *fs)
 }
 
 static errcode_t
-checkpoint_or_abort (struct filesystem *fs)
+checkpoint_or_abort (struct filesystem *fs,
+                     errcode_t (*how) (struct filesystem *, struct log *))
 {
   errcode_t err;
 
   if (atomic_load (&fs->aborted))
     return EIO;
-  err = checkpoint (fs, fs->log);
+  err = how (fs, fs->log);
   if (err) {
     LOCK_FOR_SCOPE (&fs->lock);
     filesystem_abort (fs, "metadata could not be written", err);
@@ -277,9 +278,12 @@ checkpoint_or_abort (struct filesystem *fs)
 bool
 commit_idle (struct filesystem *fs)
 {
-  if (fs->log && checkpoint_due (fs, fs->log) && !atomic_load (&fs->aborted))
-    checkpoint_or_abort (fs);
-  return commit_release_some (fs);
+  bool more = false;
+
+  if (fs->log && checkpoint_due (fs, fs->log))
+    more = checkpoint_or_abort (fs, checkpoint_some) == 0 &&
+      checkpoint_due (fs, fs->log);
+  return commit_release_some (fs) || more;
 }
 
 /* The last of all. */
@@ -297,7 +301,7 @@ commit_all (struct filesystem *fs)
     err = commit_once (fs, &work);
   } while (!err && work);
   if (!err && fs->log)
-    err = checkpoint_or_abort (fs);
+    err = checkpoint_or_abort (fs, checkpoint_all);
   if (!err)
     err = commit_flush (fs);
   if (!err && atomic_load (&fs->flush_failed))

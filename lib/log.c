@@ -358,31 +358,20 @@ log_commit (struct filesystem *fs, struct log *log)
 
 /* The journal's superblock. */
 
-static void
-set_begin (struct log *log, uint32_t start)
-{
-  log->journal->super.start = ext2fs_cpu_to_be32 (start);
-  log->journal->super.sequence = ext2fs_cpu_to_be32 (log->tid);
-}
-
 errcode_t
-log_begin (struct filesystem *fs, struct log *log)
+log_set_tail (struct filesystem *fs, struct log *log, uint32_t start,
+              uint32_t tid)
 {
-  errcode_t err;
+  struct jbd2_super *js = &log->journal->super;
 
-  set_begin (log, log->head);
-  err = latch (fs, journal_write_super (log->journal, fs->dev, DEVICE_FUA));
-  if (!err) {
-    log->used = 0;
-    log->begun = true;
-  }
-  return err;
+  js->start = ext2fs_cpu_to_be32 (start);
+  js->sequence = ext2fs_cpu_to_be32 (tid);
+  return latch (fs, journal_write_super (log->journal, fs->dev, DEVICE_FUA));
 }
 
 errcode_t
 log_end (struct filesystem *fs, struct log *log)
 {
-  assert (log->logged.count == 0);
-  set_begin (log, 0);
-  return latch (fs, journal_write_super (log->journal, fs->dev, DEVICE_FUA));
+  assert (log->used == 0 && log->logged.count == 0);
+  return log_set_tail (fs, log, 0, log->tid);
 }

@@ -5,8 +5,8 @@
  *
  * The log is a ring of blocks.  Between its tail and its head lie whole
  * transactions that have been committed, but whose blocks may not be in
- * place yet: a crash replays them.  A checkpoint writes them in place;
- * then the tail moves up to the head and the log is empty.
+ * place yet: a crash replays them.  A checkpoint writes them in place,
+ * and then moves the tail up to where the head was when it began.
  *
  * The life of a transaction:
  *
@@ -69,6 +69,11 @@ struct log {
   bool begun;                   /* the journal's superblock knows of us */
   struct frozen_set logged;     /* to be checkpointed; sorted by block */
   size_t logged_size;           /* room in it */
+  struct {                      /* the checkpoint in progress, if ... */
+    bool active;
+    uint32_t head, tid, used;   /* the log's when it began */
+    uint64_t next;              /* filesystem block to go on with */
+  } checkpoint;
 };
 
 /* What goes into the log as one transaction. */
@@ -101,11 +106,11 @@ extern uint32_t log_space (const struct log *log, size_t blocks,
 /* Is there room for so many blocks of the log? */
 extern bool log_has_room (const struct log *log, uint32_t blocks);
 
-/* The journal's superblock says, durably, that the log begins at the head
- * and is empty (J4).  Before the first transaction, while needs_recovery
- * is durable, and after each checkpoint.
+/* The journal's superblock says, durably, that the log begins at journal
+ * block START with transaction TID (J4).
  */
-extern errcode_t log_begin (struct filesystem *fs, struct log *log);
+extern errcode_t log_set_tail (struct filesystem *fs, struct log *log,
+                               uint32_t start, uint32_t tid);
 
 /* Writes a transaction's blocks, for which there is room; and, after a
  * flush by the caller, its commit block, durably.
@@ -130,11 +135,14 @@ extern void checkpoint_add (struct filesystem *fs, struct log *log,
                             struct frozen_set *set, const uint64_t *revoked,
                             size_t nrevoked);
 
-/* Is it time for one? */
+/* Is it time for one, or is one in progress? */
 extern bool checkpoint_due (const struct filesystem *fs,
                             const struct log *log);
 
-/* Writes everything in place and empties the log (J4). */
-extern errcode_t checkpoint (struct filesystem *fs, struct log *log);
+/* Does a piece of one; commits may come in between. */
+extern errcode_t checkpoint_some (struct filesystem *fs, struct log *log);
+
+/* Writes everything in place and empties the log. */
+extern errcode_t checkpoint_all (struct filesystem *fs, struct log *log);
 
 #endif /* EXT2SERVE_LOG_H */

@@ -71,6 +71,7 @@ struct frozen_block {
   enum mclass mclass;
   bool fresh;                   /* newly allocated in this set: nothing
                                    on disk points at it yet */
+  uint32_t logged_tid;          /* checkpoint.c's */
   struct mbuf *mb;
 };
 
