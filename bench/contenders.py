@@ -12,10 +12,13 @@ import time
 
 from load import Failed, Steps, run
 
-RAW, OURS, LINUX, DIST, FUSE = "raw", "this", "linux", "dist", "fuse2fs"
+RAW, THIN, OURS, LINUX, DIST, FUSE = (
+    "raw", "thin", "this", "linux", "dist", "fuse2fs")
 
 TITLES = {
     RAW: "raw file",
+    # What any layer costs: one that adds zero to each offset.
+    THIN: "offset filter over it",
     OURS: "this filter",
     LINUX: "Linux loop mount",
     DIST: "distribution's filter",
@@ -70,10 +73,14 @@ class Server:
             if self.kind == OURS:
                 command = self.tools.ours
             arguments = ["--filter=ext2"]
+        elif self.kind == THIN:
+            arguments = ["--filter=offset"]
         arguments += [f"--filter={f}" for f in beneath]
         arguments += ["file", f"file={file}"]
         if self.kind in (OURS, DIST):
             arguments += [f"ext2file={path}"]
+        elif self.kind == THIN:
+            arguments += ["offset=0"]
         pidfile = self.tools.scratch("pid")
         self.log = self.tools.scratch("log")
         with open(self.log, "wb") as log:

@@ -6,7 +6,7 @@
 import os
 import shutil
 
-from contenders import OURS, RAW, Server
+from contenders import OURS, RAW, THIN, Server
 from load import Failed, client_load, run
 
 MIB = 1024 * 1024
@@ -83,7 +83,7 @@ class Images:
         """The contender's own copy, kept."""
         key = f"{name}/{kind}"
         if key not in self.made:
-            source = raw if kind == RAW else image
+            source = raw if kind in (RAW, THIN) else image
             self.made[key] = copy(source, self._path(f"{name}-{kind}"))
         return self.made[key]
 
@@ -99,7 +99,7 @@ class Images:
     def holes(self, kind, size, target):
         """A new copy of a file that is one hole, for the caller."""
         raw, image = self._make(f"holes-{size}", size, 0)
-        return copy(raw if kind == RAW else image, target)
+        return copy(raw if kind in (RAW, THIN) else image, target)
 
     def small(self):
         return self._make("small", MIB)[1]

@@ -148,12 +148,15 @@ class Bench:
         """measures: {kind: function}, the reference first.
 
         The reference, this filter and whatever is in full are measured in
-        every round, the others in the first few.
+        every round, the others in the first few.  The order is turned round
+        each time: what one leaves behind, pages to be written to disk above
+        all, is to the cost of the next.
         """
         always = {cell.reference, OURS, *full}
         rounds = rounds or self.pairs
         for i in range(rounds):
-            for kind, measure in measures.items():
+            order = list(measures.items())
+            for kind, measure in reversed(order) if i % 2 else order:
                 if kind in cell.absent:
                     continue
                 if kind not in always and i >= self.others:

@@ -8,12 +8,12 @@ import math
 import textwrap
 from xml.sax.saxutils import escape
 
-from contenders import DIST, FUSE, LINUX, OURS, RAW, TITLES
+from contenders import DIST, FUSE, LINUX, OURS, RAW, THIN, TITLES
 from report import micro, speed, title
 
-ORDER = [RAW, LINUX, OURS, DIST, FUSE]
+ORDER = [RAW, THIN, LINUX, OURS, DIST, FUSE]
 # Distinguishable without colour vision too (Okabe and Ito).
-COLOURS = {RAW: "#999999", LINUX: "#56b4e9", OURS: "#0072b2",
+COLOURS = {RAW: "#999999", THIN: "#555555", LINUX: "#56b4e9", OURS: "#0072b2",
            DIST: "#d55e00", FUSE: "#e69f00"}
 
 LABELS, BARS, VALUES, DOTS = 20, 440, 800, 960

@@ -9,7 +9,7 @@ import shutil
 import subprocess
 import time
 
-from contenders import DIST, FUSE, LINUX, OURS, RAW, TITLES
+from contenders import DIST, FUSE, LINUX, OURS, RAW, THIN, TITLES
 
 
 def _first_line(*argv, error=False):
@@ -141,7 +141,7 @@ def _table(head, rows):
 
 def _cells_table(cells):
     """Cells with one reference."""
-    kinds = [k for k in (RAW, LINUX, DIST, FUSE)
+    kinds = [k for k in (RAW, THIN, LINUX, DIST, FUSE)
              if any(k in c.samples for c in cells)
              and not all(k == c.reference for c in cells)]
     reference = title(cells[0], cells[0].reference)

@@ -8,7 +8,7 @@ import contextlib
 import os
 import time
 
-from contenders import DIST, FUSE, LINUX, OURS, RAW, Server
+from contenders import DIST, FUSE, LINUX, OURS, RAW, THIN, Server
 from load import Background, Failed, client_load, fio
 from measure import Cell, Sample
 
@@ -45,7 +45,7 @@ def plain_servers(bench):
     """Everybody who can run, with the same file, warm."""
     with contextlib.ExitStack() as stack:
         servers = {}
-        for kind in RAW, OURS, LINUX, DIST, FUSE:
+        for kind in RAW, THIN, OURS, LINUX, DIST, FUSE:
             if not bench.can(kind):
                 continue
             image = bench.images.plain(kind, bench.size)
@@ -90,13 +90,13 @@ def speed_row(row, rw, block):
                 bench.compare(cell, {
                     k: lambda s=s, n=n: fio_sample(bench, s, rw, block, n)
                     for k, s in servers.items()
-                    if k in (RAW, OURS)
-                    or among_others(n) and bench.can(k, n)})
+                    if k in (RAW, THIN, OURS)
+                    or among_others(n) and bench.can(k, n)}, full=(THIN,))
 
     def estimate(bench):
         n = len(bench.connections)
         few = len([c for c in bench.connections if among_others(c)])
-        runs = bench.pairs * n * 2 + bench.others * few * 3
+        runs = bench.pairs * n * 3 + bench.others * few * 3
         return runs * (bench.seconds + START) + bench.size / (60 * MIB)
 
     return measure, estimate

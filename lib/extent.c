@@ -51,11 +51,13 @@ extent_lookup (struct inode *inode, uint64_t lblk, struct mapping *m)
   m->lblk = lblk;
   m->state = MAP_HOLE;
   m->pblk = 0;
+  m->before = 0;
   if (i > 0) {
     node_get (eh, i - 1, &e);
     if (lblk < e.lblk + e.len) {
       m->state = e.unwritten ? MAP_UNWRITTEN : MAP_WRITTEN;
       m->pblk = e.pblk + (lblk - e.lblk);
+      m->before = lblk - e.lblk;
       m->len = e.lblk + e.len - lblk;
     }
   }

@@ -4,9 +4,9 @@
 /* Reading and writing a file.
  *
  * How a request travels: file_read or file_write takes INODE shared,
- * looks its range up piece by piece (MAP shared, a binary search in
- * cached tree blocks), and passes each written piece to the device with
- * the caller's own buffer.  No FS, no libext2fs, no copy.  INODE shared
+ * looks its range up piece by piece (in the file's long runs, or else with
+ * MAP shared by a search in cached tree blocks), and passes each written
+ * piece to the device with the caller's own buffer.  No FS, no libext2fs, no copy.  INODE shared
  * keeps the answer of the lookup true until the I/O is done, because
  * only trims and zeros take blocks away, under INODE exclusive.
  * Holes and unwritten extents read as zeros here; writes to them go
@@ -47,11 +47,18 @@ lookup (struct inode *inode, uint64_t offset, uint64_t count,
   errcode_t err;
 
   lock_assert_held (LOCK_INODE);
-  inode_map_lock_shared (inode);
-  err = map_lookup (inode, offset >> bits, &m);
-  inode_map_unlock_shared (inode);
-  if (err)
-    return err;
+  m.lblk = offset >> bits;
+  m.state = MAP_WRITTEN;
+  if (!runs_find (&inode->runs, m.lblk, &m.pblk, &m.len)) {
+    inode_map_lock_shared (inode);
+    err = map_lookup (inode, m.lblk, &m);
+    inode_map_unlock_shared (inode);
+    if (err)
+      return err;
+    if (m.state == MAP_WRITTEN)
+      runs_note (&inode->runs, m.lblk, m.lblk - m.before, m.before + m.len,
+                 m.pblk - m.before);
+  }
   at->count = (m.len << bits) - in;
   if (at->count > count)
     at->count = count;

@@ -221,6 +221,7 @@ indirect_lookup (struct inode *inode, uint64_t lblk, struct mapping *m)
   if (err)
     return err;
   m->lblk = lblk;
+  m->before = 0;
   m->pblk = 0;
   m->state = MAP_HOLE;
   if (w.present < w.pl.levels) {

@@ -20,77 +20,66 @@
 
 #define FLAG_COMPRESSED 0x00000200      /* EXT2_COMPRBLK_FL */
 
-/* Locks.  A waiting exclusive request is served before new shared ones:
- * otherwise a trim would starve under a steady load of reads.  No
- * thread takes the same lock twice, so this cannot deadlock.
+/* Locks.  A waiting exclusive request is served before new shared ones
+ * (spread-lock.h): otherwise a trim would starve under a steady load of
+ * reads.  No thread takes the same lock twice, so this cannot deadlock.
  */
-
-static void
-rwlock_init (pthread_rwlock_t *l)
-{
-  pthread_rwlockattr_t attr;
-
-  pthread_rwlockattr_init (&attr);
-  pthread_rwlockattr_setkind_np
-    (&attr, PTHREAD_RWLOCK_PREFER_WRITER_NONRECURSIVE_NP);
-  pthread_rwlock_init (l, &attr);
-  pthread_rwlockattr_destroy (&attr);
-}
 
 void
 inode_lock_shared (struct inode *inode)
 {
   lock_note_acquire (LOCK_INODE);
-  pthread_rwlock_rdlock (&inode->io_lock);
+  spread_lock_shared (&inode->io_lock);
 }
 
 void
 inode_unlock_shared (struct inode *inode)
 {
   lock_note_release (LOCK_INODE);
-  pthread_rwlock_unlock (&inode->io_lock);
+  spread_unlock_shared (&inode->io_lock);
 }
 
 void
 inode_lock_exclusive (struct inode *inode)
 {
   lock_note_acquire (LOCK_INODE);
-  pthread_rwlock_wrlock (&inode->io_lock);
+  spread_lock_exclusive (&inode->io_lock);
+  runs_forget (&inode->runs);
 }
 
 void
 inode_unlock_exclusive (struct inode *inode)
 {
   lock_note_release (LOCK_INODE);
-  pthread_rwlock_unlock (&inode->io_lock);
+  spread_unlock_exclusive (&inode->io_lock);
 }
 
 void
 inode_map_lock_shared (struct inode *inode)
 {
   lock_note_acquire (LOCK_MAP);
-  pthread_rwlock_rdlock (&inode->map_lock);
+  spread_lock_shared (&inode->map_lock);
 }
 
 void
 inode_map_unlock_shared (struct inode *inode)
 {
   lock_note_release (LOCK_MAP);
-  pthread_rwlock_unlock (&inode->map_lock);
+  spread_unlock_shared (&inode->map_lock);
 }
 
 void
 inode_map_lock_exclusive (struct inode *inode)
 {
   lock_note_acquire (LOCK_MAP);
-  pthread_rwlock_wrlock (&inode->map_lock);
+  spread_lock_exclusive (&inode->map_lock);
 }
 
 void
 inode_map_unlock_exclusive (struct inode *inode)
 {
   lock_note_release (LOCK_MAP);
-  pthread_rwlock_unlock (&inode->map_lock);
+  spread_unlock_exclusive (&inode->map_lock);
 }
 
 /* Loading. */
@@ -139,11 +128,12 @@ static errcode_t
 load_raw (struct filesystem *fs, ext2_ino_t ino, struct inode **ip)
 {
   const size_t size = EXT2_INODE_SIZE (fs->e2->super);
-  struct inode *inode = calloc (1, sizeof *inode);
+  struct inode *inode = aligned_alloc (CACHE_LINE, sizeof *inode);
   errcode_t err;
 
   if (inode == NULL)
     return ENOMEM;
+  memset (inode, 0, sizeof *inode);
   /* Small inodes get zeros for the fields they do not have. */
   inode->raw = calloc (1, size > sizeof *inode->raw
                        ? size : sizeof *inode->raw);
@@ -153,8 +143,8 @@ load_raw (struct filesystem *fs, ext2_ino_t ino, struct inode **ip)
   }
   inode->fs = fs;
   inode->ino = ino;
-  rwlock_init (&inode->io_lock);
-  rwlock_init (&inode->map_lock);
+  spread_lock_init (&inode->io_lock);
+  spread_lock_init (&inode->map_lock);
   lock_init (&inode->fill_lock, LOCK_FILL);
   pthread_cond_init (&inode->fill_done, NULL);
   err = ext2fs_read_inode_full (fs->e2, ino, (struct ext2_inode *) inode->raw,
@@ -165,6 +155,7 @@ load_raw (struct filesystem *fs, ext2_ino_t ino, struct inode **ip)
   }
   inode->size = EXT2_I_SIZE (inode->raw);
   inode->csum_seed = tree_csum_seed (inode);
+  runs_init (&inode->runs, inode->size / fs->block_size);
   *ip = inode;
   return 0;
 }
@@ -189,8 +180,8 @@ inode_load (struct filesystem *fs, ext2_ino_t ino, struct inode **ip)
 void
 inode_free (struct inode *inode)
 {
-  pthread_rwlock_destroy (&inode->io_lock);
-  pthread_rwlock_destroy (&inode->map_lock);
+  spread_lock_destroy (&inode->io_lock);
+  spread_lock_destroy (&inode->map_lock);
   lock_destroy (&inode->fill_lock);
   pthread_cond_destroy (&inode->fill_done);
   free (inode->raw);

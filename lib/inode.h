@@ -17,6 +17,8 @@
 #include <ext2fs/ext2fs.h>
 
 #include "fs.h"
+#include "runs.h"
+#include "spread-lock.h"
 
 enum mapping_kind { MAPPED_BY_EXTENTS, MAPPED_BY_BLOCKS, INLINE_DATA };
 
@@ -39,13 +41,14 @@ struct inode {
   unsigned refs;                /* [ICACHE] */
   struct inode *hash_next;      /* [ICACHE] */
 
-  pthread_rwlock_t io_lock;     /* INODE */
+  struct spread_lock io_lock;   /* INODE */
+  struct runs runs;             /* [INODE; see runs.h] */
 
   struct lock fill_lock;        /* FILL */
   pthread_cond_t fill_done;     /* some pending fill has ended */
   struct pending_fill *fills;   /* [FILL] */
 
-  pthread_rwlock_t map_lock;    /* MAP */
+  struct spread_lock map_lock;  /* MAP */
 
   /* The inode as on disk (host order but for i_block of an extent tree).
    * i_block and the attribute area: [MAP + FS to write, either to
@@ -74,7 +77,9 @@ extern errcode_t iget (struct filesystem *fs, ext2_ino_t ino,
  */
 extern void iput (struct inode *inode);
 
-/* The four sides of INODE and MAP: see locks.h for when to take which. */
+/* The four sides of INODE and MAP: see locks.h for when to take which.
+ * Taking INODE exclusively forgets the runs.
+ */
 extern void inode_lock_shared (struct inode *inode);
 extern void inode_unlock_shared (struct inode *inode);
 extern void inode_lock_exclusive (struct inode *inode);

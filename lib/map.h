@@ -21,6 +21,8 @@ struct mapping {
   uint64_t len;                 /* blocks from there on in one state and
                                    (unless a hole) contiguous; >= 1 */
   uint64_t pblk;                /* physical block of LBLK */
+  uint64_t before;              /* blocks before LBLK, at least, that are in
+                                   the same state and contiguous */
   enum map_state state;
 };
 
