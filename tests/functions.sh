@@ -387,11 +387,11 @@ superblock ()
 
 fs_state ()
 {
-    if superblock "$1" 'Filesystem features' | grep -q needs_recovery; then
-        echo needs_recovery
-    else
-        superblock "$1" 'Filesystem state'
-    fi
+    # Not by "| grep -q", which may end before what it reads from has.
+    case $(superblock "$1" 'Filesystem features') in
+        *needs_recovery*) echo needs_recovery ;;
+        *) superblock "$1" 'Filesystem state' ;;
+    esac
 }
 
 # check_clean IMAGE: a filesystem that was unmounted properly.
@@ -407,7 +407,7 @@ check_clean ()
 
 has_journal ()
 {
-    dumpe2fs -h "$1" 2>/dev/null | grep -q '^Filesystem features:.*has_journal'
+    [[ $(superblock "$1" 'Filesystem features') = *has_journal* ]]
 }
 
 # check_consistent COPY: as found after a crash: not unmounted, perhaps
