@@ -336,6 +336,21 @@ recover_and_judge (struct device *dev, bool want_write,
   return err;
 }
 
+/* Takes the filesystem if V says that it must be, and judges it again:
+ * whoever has had it until now may have changed it since.
+ */
+static errcode_t
+take (struct device *dev, const struct filesystem_options *opts,
+      bool want_write, struct super_verdict *v, struct mmp **mmp)
+{
+  errcode_t err;
+
+  if (*mmp || !v->mmp || v->readonly)
+    return 0;
+  err = mmp_start (dev, opts, mmp);
+  return err ? err : super_check (dev, want_write, v);
+}
+
 errcode_t
 filesystem_open (struct device *dev, const struct filesystem_options *opts,
                  struct filesystem **fsp)
@@ -347,12 +362,12 @@ filesystem_open (struct device *dev, const struct filesystem_options *opts,
   errcode_t err;
 
   err = super_check (dev, want_write, &v);
-  /* Whoever has had it until now may have changed it since. */
-  if (!err && v.mmp && !v.readonly &&
-      (err = mmp_start (dev, opts, &mmp)) == 0)
-    err = super_check (dev, want_write, &v);
+  if (!err)
+    err = take (dev, opts, want_write, &v, &mmp);
   if (!err && v.recover)
     err = recover_and_judge (dev, want_write, &v, &overlay);
+  if (!err)                     /* the replay may have brought the feature */
+    err = take (dev, opts, want_write, &v, &mmp);
   if (!err)
     err = open_judged (overlay ? overlay_device (overlay) : dev, &v,
                        opts->cache_size, fsp);

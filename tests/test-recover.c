@@ -768,6 +768,30 @@ test_superblock (void **state)
   }
 }
 
+/* The log brings multiple mount protection, by a block that is none. */
+static void
+test_brings_mmp (void **state)
+{
+  const uint64_t pblk = SUPER_BLOCK;
+  struct ext2_super_block sb = *image_super (image);
+  struct log log, *l = &log;
+  struct filesystem *fs;
+
+  (void) state;
+  sb.s_feature_incompat |= EXT4_FEATURE_INCOMPAT_MMP;
+  sb.s_mmp_block = blk[20];
+  log_open (l, &kinds[6]);
+  log_put (l, &pblk, 1, (const uint8_t *) &sb);
+  log_put (l, blk, 5, NULL);
+  log_commit (l);
+  free (recover_in_memory (l->md));
+  assert_int_equal (open_it (l->md, false, &fs), EXT2_ET_MMP_MAGIC_INVALID);
+  expect_at (l->md, 4, 10);
+  assert_false (image_super (l->md)->s_feature_incompat &
+                EXT3_FEATURE_INCOMPAT_RECOVER);
+  log_close (l);
+}
+
 /* An error that the journal has recorded goes to the superblock, with and
  * without something to replay; then there is no writing.
  */
@@ -1371,6 +1395,7 @@ main (void)
     cmocka_unit_test (test_tid_wrap),
     cmocka_unit_test (test_empty),
     cmocka_unit_test (test_superblock),
+    cmocka_unit_test (test_brings_mmp),
     cmocka_unit_test (test_error),
     cmocka_unit_test (test_readonly),
     cmocka_unit_test (test_torn_commit),
