@@ -38,8 +38,9 @@ fail (const char *what, errcode_t err)
   return err;
 }
 
+/* libext2fs reads the superblock again, so V may be about another one. */
 static errcode_t
-open_with_libext2fs (struct filesystem *fs)
+open_with_libext2fs (struct filesystem *fs, const struct super_verdict *v)
 {
   /* MMP is looked after elsewhere: libext2fs would open the device by
    * its name.
@@ -56,7 +57,11 @@ open_with_libext2fs (struct filesystem *fs)
   if (err)
     return fail ("cannot open the filesystem", err);
   super_writer_init (fs);
-  return 0;
+  if (super_unchanged (v, fs->e2->super))
+    return 0;
+  log_error ("the filesystem is being changed by somebody else: try again "
+             "when that has ended");
+  return EBUSY;
 }
 
 static void
@@ -127,12 +132,12 @@ check_journal (struct filesystem *fs)
 }
 
 static errcode_t
-load (struct filesystem *fs)
+load (struct filesystem *fs, const struct super_verdict *v)
 {
   errcode_t err;
 
   LOCK_FOR_SCOPE (&fs->lock);
-  err = open_with_libext2fs (fs);
+  err = open_with_libext2fs (fs, v);
   if (err)
     return err;
   note_geometry (fs);
@@ -157,13 +162,13 @@ load (struct filesystem *fs)
  * yet.  Replays it onto OUT.
  */
 static errcode_t
-load_and_replay (struct filesystem *fs, struct device *out,
-                 struct recovery *r)
+load_and_replay (struct filesystem *fs, const struct super_verdict *v,
+                 struct device *out, struct recovery *r)
 {
   errcode_t err;
 
   LOCK_FOR_SCOPE (&fs->lock);
-  err = open_with_libext2fs (fs);
+  err = open_with_libext2fs (fs, v);
   if (err)
     return err;
   note_geometry (fs);
@@ -174,12 +179,12 @@ load_and_replay (struct filesystem *fs, struct device *out,
 }
 
 static errcode_t
-load_and_finish (struct filesystem *fs)
+load_and_finish (struct filesystem *fs, const struct super_verdict *v)
 {
   errcode_t err;
 
   LOCK_FOR_SCOPE (&fs->lock);
-  err = open_with_libext2fs (fs);
+  err = open_with_libext2fs (fs, v);
   return err ? err : recover_finish (fs);
 }
 
@@ -249,7 +254,8 @@ replay (struct device *dev, const struct super_verdict *v,
 
   if (fs == NULL)
     return ENOMEM;
-  err = load_and_replay (fs, overlay ? overlay_device (overlay) : dev, &r);
+  err = load_and_replay (fs, v, overlay ? overlay_device (overlay) : dev,
+                         &r);
   filesystem_free (fs);
   if (!err)
     log_warning ("replayed the journal%s: %u transactions, %u blocks",
@@ -271,7 +277,7 @@ finish (struct device *dev)
   fs = filesystem_new (dev, &v, 0);
   if (fs == NULL)
     return ENOMEM;
-  err = load_and_finish (fs);
+  err = load_and_finish (fs, &v);
   filesystem_free (fs);
   return err;
 }
@@ -286,7 +292,7 @@ open_judged (struct device *dev, const struct super_verdict *v,
 
   if (fs == NULL)
     return ENOMEM;
-  err = load (fs);
+  err = load (fs, v);
   if (!err && fs->writable)
     err = syncer_start (fs);
   if (err) {
@@ -330,6 +336,21 @@ recover_and_judge (struct device *dev, bool want_write,
   return err;
 }
 
+/* Takes the filesystem if V says that it must be, and judges it again:
+ * whoever has had it until now may have changed it since.
+ */
+static errcode_t
+take (struct device *dev, const struct filesystem_options *opts,
+      bool want_write, struct super_verdict *v, struct mmp **mmp)
+{
+  errcode_t err;
+
+  if (*mmp || !v->mmp || v->readonly)
+    return 0;
+  err = mmp_start (dev, opts, mmp);
+  return err ? err : super_check (dev, want_write, v);
+}
+
 errcode_t
 filesystem_open (struct device *dev, const struct filesystem_options *opts,
                  struct filesystem **fsp)
@@ -341,12 +362,12 @@ filesystem_open (struct device *dev, const struct filesystem_options *opts,
   errcode_t err;
 
   err = super_check (dev, want_write, &v);
-  /* Whoever has had it until now may have changed it since. */
-  if (!err && v.mmp && !v.readonly &&
-      (err = mmp_start (dev, opts, &mmp)) == 0)
-    err = super_check (dev, want_write, &v);
+  if (!err)
+    err = take (dev, opts, want_write, &v, &mmp);
   if (!err && v.recover)
     err = recover_and_judge (dev, want_write, &v, &overlay);
+  if (!err)                     /* the replay may have brought the feature */
+    err = take (dev, opts, want_write, &v, &mmp);
   if (!err)
     err = open_judged (overlay ? overlay_device (overlay) : dev, &v,
                        opts->cache_size, fsp);

@@ -108,7 +108,11 @@ struct filesystem_options {
  * not be written or the filesystem has features that forbid it.  That, and
  * the transfer of an error from the journal to the superblock, is all that
  * is written to DEV; if the log is damaged, nothing is.  Before, the block
- * of mmp.c is, which also makes opening take time.
+ * of mmp.c is, which also makes opening take time; or after, if it is the
+ * replay that brings the feature.
+ *
+ * EBUSY: mmp_start says so, or the image was changed by somebody else
+ * during the call.
  */
 extern errcode_t filesystem_open (struct device *dev,
                                   const struct filesystem_options *opts,

@@ -265,6 +265,7 @@ super_check (struct device *dev, bool want_write, struct super_verdict *v)
     log_error ("not an ext2/3/4 filesystem: impossible block size");
     return EXT2_ET_CORRUPT_SUPERBLOCK;
   }
+  v->judged = u.sb;
   v->block_size = 1024u << u.sb.s_log_block_size;
   v->mmp = u.sb.s_feature_incompat & EXT4_FEATURE_INCOMPAT_MMP;
 
@@ -281,4 +282,27 @@ super_check (struct device *dev, bool want_write, struct super_verdict *v)
   else if (want_write)
     check_readonly (&u.sb, v);
   return 0;
+}
+
+bool
+super_unchanged (const struct super_verdict *v,
+                 const struct ext2_super_block *sb)
+{
+  const struct ext2_super_block *old = &v->judged;
+
+  return sb->s_feature_compat == old->s_feature_compat &&
+    sb->s_feature_incompat == old->s_feature_incompat &&
+    sb->s_feature_ro_compat == old->s_feature_ro_compat &&
+    sb->s_rev_level == old->s_rev_level &&
+    sb->s_log_block_size == old->s_log_block_size &&
+    sb->s_first_data_block == old->s_first_data_block &&
+    sb->s_blocks_count == old->s_blocks_count &&
+    sb->s_blocks_count_hi == old->s_blocks_count_hi &&
+    sb->s_blocks_per_group == old->s_blocks_per_group &&
+    sb->s_reserved_gdt_blocks == old->s_reserved_gdt_blocks &&
+    sb->s_inodes_count == old->s_inodes_count &&
+    sb->s_inodes_per_group == old->s_inodes_per_group &&
+    sb->s_inode_size == old->s_inode_size &&
+    sb->s_first_ino == old->s_first_ino &&
+    sb->s_journal_inum == old->s_journal_inum;
 }

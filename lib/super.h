@@ -19,6 +19,7 @@ struct super_verdict {
   bool readonly;                /* safe to read, not to write */
   bool recover;                 /* the journal must be replayed first */
   bool mmp;                     /* needs mmp_start before it is written */
+  struct ext2_super_block judged; /* what was read, in host order */
 };
 
 /* Reads the primary superblock of DEV and judges it for serving, for
@@ -32,5 +33,11 @@ struct super_verdict {
  */
 extern errcode_t super_check (struct device *dev, bool want_write,
                               struct super_verdict *v);
+
+/* Does V hold for SB, in host order, which was read later?  False if
+ * somebody else has changed what it rests on since.  Nothing is logged.
+ */
+extern bool super_unchanged (const struct super_verdict *v,
+                             const struct ext2_super_block *sb);
 
 #endif /* EXT2SERVE_SUPER_H */

@@ -768,6 +768,30 @@ test_superblock (void **state)
   }
 }
 
+/* The log brings multiple mount protection, by a block that is none. */
+static void
+test_brings_mmp (void **state)
+{
+  const uint64_t pblk = SUPER_BLOCK;
+  struct ext2_super_block sb = *image_super (image);
+  struct log log, *l = &log;
+  struct filesystem *fs;
+
+  (void) state;
+  sb.s_feature_incompat |= EXT4_FEATURE_INCOMPAT_MMP;
+  sb.s_mmp_block = blk[20];
+  log_open (l, &kinds[6]);
+  log_put (l, &pblk, 1, (const uint8_t *) &sb);
+  log_put (l, blk, 5, NULL);
+  log_commit (l);
+  free (recover_in_memory (l->md));
+  assert_int_equal (open_it (l->md, false, &fs), EXT2_ET_MMP_MAGIC_INVALID);
+  expect_at (l->md, 4, 10);
+  assert_false (image_super (l->md)->s_feature_incompat &
+                EXT3_FEATURE_INCOMPAT_RECOVER);
+  log_close (l);
+}
+
 /* An error that the journal has recorded goes to the superblock, with and
  * without something to replay; then there is no writing.
  */
@@ -1245,6 +1269,75 @@ test_device_errors (void **state)
   log_close (l);
 }
 
+/* A device whose superblock is another one from the N-th look on: the
+ * image is being changed by somebody else while we open it.
+ */
+struct fickle {
+  struct device dev;            /* first: converted back by a cast */
+  struct memdev *md;
+  struct ext2_super_block other;
+  unsigned looks, from;
+};
+
+static errcode_t
+fickle_pread (struct device *dev, void *buf, uint32_t count, uint64_t offset)
+{
+  struct fickle *f = (struct fickle *) dev;
+  const uint64_t at = SUPER_BLOCK * BS;
+  errcode_t err = device_pread (&f->md->dev, buf, count, offset);
+
+  if (!err && offset <= at && offset + count >= at + BS &&
+      ++f->looks >= f->from)
+    memcpy ((uint8_t *) buf + (at - offset), &f->other, sizeof f->other);
+  return err;
+}
+
+static const struct device_ops fickle_ops = { .pread = fickle_pread };
+
+/* How often the superblock was looked at. */
+static unsigned
+open_fickle (struct memdev *md, const struct ext2_super_block *other,
+             unsigned from)
+{
+  const struct filesystem_options opts = { .readonly = true };
+  struct fickle f = { .md = md, .other = *other, .from = from };
+  struct filesystem *fs;
+
+  f.dev.ops = &fickle_ops;
+  f.dev.size = md->dev.size;
+  if (filesystem_open (&f.dev, &opts, &fs) == 0) {
+    assert_int_equal (fs->e2->blocksize, fs->block_size);
+    assert_ok (filesystem_close (fs));
+  }
+  return f.looks;
+}
+
+static void
+test_changing (void **state)
+{
+  struct log log, *l = &log;
+  struct ext2_super_block other[6];
+  unsigned i, from;
+
+  (void) state;
+  log_open (l, &kinds[7]);
+  log_put (l, blk, 30, NULL);
+  log_commit (l);
+  for (i = 0; i < 6; i++)
+    other[i] = *image_super (l->md);
+  other[0].s_feature_incompat &= ~EXT3_FEATURE_INCOMPAT_RECOVER;
+  other[1].s_feature_compat &= ~EXT3_FEATURE_COMPAT_HAS_JOURNAL;
+  other[2].s_journal_inum = 0;
+  other[3].s_log_block_size = 1;
+  other[3].s_first_data_block = 0;
+  other[4].s_blocks_per_group = 65528;
+  other[5].s_inode_size = 1024;
+  for (i = 0; i < 6; i++)
+    for (from = 1; open_fickle (l->md, &other[i], from) >= from; from++)
+      ;
+  log_close (l);
+}
+
 static void
 shuffle (void)
 {
@@ -1302,6 +1395,7 @@ main (void)
     cmocka_unit_test (test_tid_wrap),
     cmocka_unit_test (test_empty),
     cmocka_unit_test (test_superblock),
+    cmocka_unit_test (test_brings_mmp),
     cmocka_unit_test (test_error),
     cmocka_unit_test (test_readonly),
     cmocka_unit_test (test_torn_commit),
@@ -1317,6 +1411,7 @@ main (void)
     cmocka_unit_test (test_fast),
     cmocka_unit_test (test_hostile),
     cmocka_unit_test (test_device_errors),
+    cmocka_unit_test (test_changing),
   };
   int failed;
 
