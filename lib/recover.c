@@ -103,10 +103,10 @@ corrupt (const char *what, uint64_t number)
 
 /* Reading the log. */
 
+/* At most MOST blocks from JBLK on. */
 static errcode_t
-fill_window (struct recover *rc, uint32_t jblk)
+fill_window (struct recover *rc, uint32_t jblk, uint32_t most)
 {
-  const uint32_t most = WINDOW / rc->block_size;
   uint32_t n = 0, len;
   errcode_t err;
 
@@ -119,11 +119,8 @@ fill_window (struct recover *rc, uint32_t jblk)
     err = device_pread (rc->fs->dev, rc->window + (size_t) n * rc->block_size,
                         (uint64_t) len * rc->block_size,
                         pblk * rc->block_size);
-    if (err) {
-      log_error ("cannot read the journal at block %lu: the device does not "
-                 "read well, or run e2fsck -fy", (unsigned long) jblk + n);
+    if (err)
       return err;
-    }
     n += len;
   }
   rc->window_start = jblk;
@@ -138,9 +135,17 @@ log_block (struct recover *rc, uint32_t jblk, const uint8_t **block)
   errcode_t err;
 
   if (jblk < rc->window_start || jblk - rc->window_start >= rc->window_len) {
-    err = fill_window (rc, jblk);
+    err = fill_window (rc, jblk, WINDOW / rc->block_size);
+    /* A block behind the log's end may be bad: one that was being written
+     * when the power was cut.
+     */
     if (err)
+      err = fill_window (rc, jblk, 1);
+    if (err) {
+      log_error ("cannot read the journal at block %lu: the device does not "
+                 "read well, or run e2fsck -fy", (unsigned long) jblk);
       return err;
+    }
   }
   *block = rc->window + (size_t) (jblk - rc->window_start) * rc->block_size;
   return 0;

@@ -1269,6 +1269,55 @@ test_device_errors (void **state)
   log_close (l);
 }
 
+/* A device with one bad block: behind the log's end nobody needs it, as
+ * long as it is not the very first.
+ */
+struct spotted {
+  struct device dev;            /* first: converted back by a cast */
+  struct memdev *md;
+  uint64_t bad;                 /* block */
+};
+
+static errcode_t
+spotted_pread (struct device *dev, void *buf, uint32_t count, uint64_t offset)
+{
+  struct spotted *s = (struct spotted *) dev;
+
+  if (offset < (s->bad + 1) * BS && offset + count > s->bad * BS)
+    return EIO;
+  return device_pread (&s->md->dev, buf, count, offset);
+}
+
+static const struct device_ops spotted_ops = { .pread = spotted_pread };
+
+static void
+test_bad_spot (void **state)
+{
+  const struct filesystem_options opts = { .readonly = true };
+  struct log log, *l = &log;
+  struct filesystem *fs;
+  uint32_t len, i;
+
+  (void) state;
+  log_open (l, &kinds[7]);
+  log_put (l, blk, 30, NULL);
+  log_commit (l);
+  for (i = 0; i < 40; i++) {
+    struct spotted s = { .md = l->md, .bad = journal_block (&journal, l->first
+                                                            + i, &len) };
+    errcode_t err;
+
+    s.dev.ops = &spotted_ops;
+    s.dev.size = l->md->dev.size;
+    err = filesystem_open (&s.dev, &opts, &fs);
+    /* 30 blocks, their descriptor, the commit, and the end. */
+    assert_int_equal (err, i < 33 ? EIO : 0);
+    if (!err)
+      assert_ok (filesystem_close (fs));
+  }
+  log_close (l);
+}
+
 /* A device whose superblock is another one from the N-th look on: the
  * image is being changed by somebody else while we open it.
  */
@@ -1411,6 +1460,7 @@ main (void)
     cmocka_unit_test (test_fast),
     cmocka_unit_test (test_hostile),
     cmocka_unit_test (test_device_errors),
+    cmocka_unit_test (test_bad_spot),
     cmocka_unit_test (test_changing),
   };
   int failed;
