@@ -58,7 +58,7 @@ struct logged {
   uint32_t target;              /* index */
   uint32_t jblk, tid;
   uint32_t checksum;
-  bool escaped, dropped;
+  bool escaped;
 };
 
 struct target {
@@ -535,7 +535,6 @@ verify_logged (struct recover *rc, struct recovery *r)
     struct target *t = &rc->targets[l->target];
 
     if (t->revoked && jbd2_tid_geq (t->revoke_tid, l->tid)) {
-      l->dropped = true;
       r->revoked++;
       continue;
     }
@@ -630,6 +629,11 @@ blocks_of (const struct ext2_super_block *sb)
 
 /* Every target is in the filesystem, as it is or as the log makes it if
  * it was being resized, but not in the journal (inv 3).
+ *
+ * Growing a filesystem logs the metadata of a new group first, and the
+ * superblock that brings it later, maybe in another transaction.  If that
+ * one is not complete, those blocks lie behind the filesystem's end, and
+ * whatever grows it next makes them anew: they are left out.
  */
 static errcode_t
 check_targets (struct recover *rc)
@@ -637,7 +641,7 @@ check_targets (struct recover *rc)
   const uint64_t device = rc->fs->dev->size / rc->block_size;
   uint64_t end = blocks_of (super_in (rc));
   struct syszone journal = { .count = 0 };
-  size_t i;
+  size_t i, outside = 0;
   errcode_t err = 0;
 
   if (end < rc->fs->blocks)
@@ -648,16 +652,23 @@ check_targets (struct recover *rc)
     err = syszone_add (&journal, rc->j->runs[i].pblk, rc->j->runs[i].len);
   syszone_finish (&journal);
   for (i = 0; i < rc->target_count && !err; i++) {
-    const struct target *t = &rc->targets[i];
+    struct target *t = &rc->targets[i];
 
     if (!t->used)
       continue;
-    if (t->blkno < rc->fs->first_block || t->blkno >= end)
+    if (t->blkno < rc->fs->first_block || t->blkno >= device)
       err = corrupt ("it holds a block outside the filesystem,", t->blkno);
     else if (syszone_overlaps (&journal, t->blkno, 1))
       err = corrupt ("it holds a block of the journal,", t->blkno);
+    else if (t->blkno >= end) {
+      t->used = false;
+      outside++;
+    }
   }
   syszone_free (&journal);
+  if (!err && outside > 0)
+    log_warning ("the journal holds %zu blocks behind the filesystem's end, "
+                 "as if it was being enlarged: they are left out", outside);
   return err;
 }
 
@@ -711,7 +722,7 @@ write_blocks (struct recover *rc, struct recovery *r)
   for (i = 0; i < rc->logged_count && !err; i++) {
     const struct target *t = &rc->targets[rc->logged[i].target];
 
-    if (rc->logged[i].dropped || t->last != i)
+    if (!t->used || t->last != i)
       continue;
     r->blocks++;
     if (t->blkno == rc->super_block)

@@ -10,7 +10,8 @@
  *   2. Until everything replayed is durable, the log stays what it is and
  *      the superblock says needs_recovery (also one that the log brings):
  *      the next recovery does the same again.
- *   3. The log's blocks are never targets, so replaying leaves it alone.
+ *   3. The log's blocks are never targets, so replaying leaves it alone; nor
+ *      is what lies behind the end of the filesystem.
  *   4. An error that the journal or the superblock has recorded is durable
  *      in the superblock before anything forgets it.
  *   5. After the log has been emptied, the next transaction's number is
