@@ -47,12 +47,17 @@ add_run (struct journal *j, uint64_t jblk, uint64_t pblk, uint64_t len)
   return 0;
 }
 
-/* All blocks of INODE, of which there must be COUNT. */
+/* All blocks of INODE, of which there must be COUNT.  A table that is in
+ * use many times makes COUNT huge in a small image, so whether a block is
+ * there twice is asked whenever there are twice as many pieces: memory is
+ * in proportion to the tables that exist.
+ */
 static errcode_t
 collect_runs (struct journal *j, struct inode *inode, uint64_t count)
 {
   struct filesystem *fs = inode->fs;
   struct syszone seen = { .count = 0 };
+  size_t next_look = 256;
   uint64_t lblk;
   struct mapping m;
   errcode_t err = 0;
@@ -66,6 +71,11 @@ collect_runs (struct journal *j, struct inode *inode, uint64_t count)
       err = EXT2_ET_CORRUPT_JOURNAL_SB;
     else if (!(err = syszone_add (&seen, m.pblk, m.len)))
       err = add_run (j, lblk, m.pblk, m.len);
+    if (!err && seen.count >= next_look) {
+      if (!syszone_finish (&seen))
+        err = EXT2_ET_CORRUPT_JOURNAL_SB;
+      next_look = 2 * seen.count > 256 ? 2 * seen.count : 256;
+    }
   }
   if (!err && !syszone_finish (&seen))
     err = EXT2_ET_CORRUPT_JOURNAL_SB;
