@@ -368,6 +368,11 @@ filesystem_open (struct device *dev, const struct filesystem_options *opts,
     err = recover_and_judge (dev, want_write, &v, &overlay);
   if (!err)                     /* the replay may have brought the feature */
     err = take (dev, opts, want_write, &v, &mmp);
+  if (!err && v.recover) {
+    log_error ("somebody else has used the filesystem while it was being "
+               "opened: end the other server, then try again");
+    err = EBUSY;
+  }
   if (!err)
     err = open_judged (overlay ? overlay_device (overlay) : dev, &v,
                        opts->cache_size, fsp);
