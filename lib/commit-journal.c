@@ -28,15 +28,12 @@ begin (struct filesystem *fs, struct commit *c)
   struct log *log = fs->log;
   errcode_t err;
 
-  if (log->begun)
+  if (!c->first)
     return 0;
   err = commit_super (fs, &c->super);
   if (!err)
     err = commit_flush (fs);
-  if (!err)
-    err = log_set_tail (fs, log, log->head, log->tid);
-  log->begun = !err;
-  return err;
+  return err ? err : log_set_tail (fs, log, log->head, log->tid);
 }
 
 errcode_t

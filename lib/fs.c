@@ -347,7 +347,7 @@ take (struct device *dev, const struct filesystem_options *opts,
 
   if (*mmp || !v->mmp || v->readonly)
     return 0;
-  err = mmp_start (dev, opts, mmp);
+  err = mmp_start (dev, &v->judged, opts, mmp);
   return err ? err : super_check (dev, want_write, v);
 }
 

@@ -210,40 +210,43 @@ sum_without (uint32_t seed, const uint8_t *block, size_t len, size_t offset)
                            len - offset - sizeof zero);
 }
 
+/* A log block's own checksum, which stands at AT. */
+static void
+set_sum (const struct jbd2_format *f, void *block, size_t at)
+{
+  if (has_csum (f))
+    put32 (block, at, sum_without (f->seed, block, f->block_size, at));
+}
+
+static bool
+sum_ok (const struct jbd2_format *f, const void *block, size_t at)
+{
+  return !has_csum (f) ||
+    get32 (block, at) == sum_without (f->seed, block, f->block_size, at);
+}
+
 void
 jbd2_set_tail (const struct jbd2_format *f, void *block)
 {
-  const size_t at = f->block_size - TAIL_SIZE;
-
-  if (has_csum (f))
-    put32 (block, at, sum_without (f->seed, block, f->block_size, at));
+  set_sum (f, block, f->block_size - TAIL_SIZE);
 }
 
 bool
 jbd2_tail_ok (const struct jbd2_format *f, const void *block)
 {
-  const size_t at = f->block_size - TAIL_SIZE;
-
-  return !has_csum (f) ||
-    get32 (block, at) == sum_without (f->seed, block, f->block_size, at);
+  return sum_ok (f, block, f->block_size - TAIL_SIZE);
 }
 
 void
 jbd2_set_commit (const struct jbd2_format *f, void *block)
 {
-  const size_t at = offsetof (struct jbd2_commit, checksum);
-
-  if (has_csum (f))
-    put32 (block, at, sum_without (f->seed, block, f->block_size, at));
+  set_sum (f, block, offsetof (struct jbd2_commit, checksum));
 }
 
 bool
 jbd2_commit_ok (const struct jbd2_format *f, const void *block)
 {
-  const size_t at = offsetof (struct jbd2_commit, checksum);
-
-  return !has_csum (f) ||
-    get32 (block, at) == sum_without (f->seed, block, f->block_size, at);
+  return sum_ok (f, block, offsetof (struct jbd2_commit, checksum));
 }
 
 static bool

@@ -70,7 +70,7 @@ log_new (struct filesystem *fs, struct log **logp)
   log = calloc (1, sizeof *log);
   if (log == NULL)
     return ENOMEM;
-  set_features (fs, &j->super);         /* on disk with log_begin */
+  set_features (fs, &j->super);         /* on disk with log_set_tail */
   jbd2_format_of (&j->super, &j->format);
   j->end = j->blocks;           /* without an area for fast commits */
   log->journal = j;

@@ -66,7 +66,6 @@ struct log {
   uint32_t tid;                 /* of the next transaction */
   uint64_t time;                /* of the last commit, in seconds */
   uint32_t commit;              /* journal block of the commit block */
-  bool begun;                   /* the journal's superblock knows of us */
   struct frozen_set logged;     /* to be checkpointed; sorted by block */
   size_t logged_size;           /* room in it */
   struct {                      /* the checkpoint in progress, if ... */

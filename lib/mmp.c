@@ -49,7 +49,6 @@
 #include <ctype.h>
 #include <errno.h>
 #include <pthread.h>
-#include <signal.h>
 #include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -63,9 +62,8 @@
 #include "errors.h"
 #include "fs.h"
 #include "mmp.h"
+#include "thread.h"
 
-#define SUPER_OFFSET 1024
-#define SUPER_SIZE 1024
 #define MMP_SIZE 1024           /* of the structure; the rest is unused */
 
 #define CHECK_MULTIPLE 2        /* of U, what the holder claims to need */
@@ -368,36 +366,22 @@ claim (struct mmp *m, const struct filesystem_options *opts, unsigned wait)
   return err ? err : given_up;
 }
 
+/* What of the superblock matters; super_check has looked at the rest. */
 static errcode_t
-read_super (struct mmp *m)
+use_super (struct mmp *m, struct ext2_super_block *sb)
 {
-  union {
-    struct ext2_super_block sb;
-    uint8_t bytes[SUPER_SIZE];
-  } u;
-  uint64_t block_size;
-  errcode_t err;
-
-  err = device_pread (m->dev, u.bytes, SUPER_SIZE, SUPER_OFFSET);
-  if (err)
-    return err;
-#ifdef WORDS_BIGENDIAN
-  ext2fs_swap_super (&u.sb);
-#endif
-  /* super_check has looked at the rest. */
-  block_size = EXT2_BLOCK_SIZE (&u.sb);
-  if (u.sb.s_mmp_block <= u.sb.s_first_data_block ||
-      u.sb.s_mmp_block >= ext2fs_blocks_count (&u.sb)) {
+  if (sb->s_mmp_block <= sb->s_first_data_block ||
+      sb->s_mmp_block >= ext2fs_blocks_count (sb)) {
     log_error ("the superblock's block for multiple mount protection (%llu) "
                "is impossible: run e2fsck",
-               (unsigned long long) u.sb.s_mmp_block);
+               (unsigned long long) sb->s_mmp_block);
     return EXT2_ET_MMP_BAD_BLOCK;
   }
-  m->offset = u.sb.s_mmp_block * block_size;
-  m->checksums = ext2fs_has_feature_metadata_csum (&u.sb);
-  m->seed = ext2fs_has_feature_csum_seed (&u.sb) ? u.sb.s_checksum_seed
-    : ext2fs_crc32c_le (~0u, u.sb.s_uuid, sizeof u.sb.s_uuid);
-  m->interval = u.sb.s_mmp_update_interval;
+  m->offset = sb->s_mmp_block * EXT2_BLOCK_SIZE (sb);
+  m->checksums = ext2fs_has_feature_metadata_csum (sb);
+  m->seed = ext2fs_has_feature_csum_seed (sb) ? sb->s_checksum_seed
+    : ext2fs_crc32c_le (~0u, sb->s_uuid, sizeof sb->s_uuid);
+  m->interval = sb->s_mmp_update_interval;
   if (m->interval == 0)
     m->interval = EXT4_MMP_UPDATE_INTERVAL;
   if (m->interval > EXT4_MMP_MAX_UPDATE_INTERVAL)
@@ -533,23 +517,9 @@ mmp_free (struct mmp *m)
   free (m);
 }
 
-static int
-start_thread (struct mmp *m)
-{
-  sigset_t all, old;
-  int r;
-
-  /* Signals are for the server's own threads. */
-  sigfillset (&all);
-  pthread_sigmask (SIG_BLOCK, &all, &old);
-  r = pthread_create (&m->thread, NULL, mmp_thread, m);
-  pthread_sigmask (SIG_SETMASK, &old, NULL);
-  return r;
-}
-
 errcode_t
-mmp_start (struct device *dev, const struct filesystem_options *opts,
-           struct mmp **mp)
+mmp_start (struct device *dev, struct ext2_super_block *sb,
+           const struct filesystem_options *opts, struct mmp **mp)
 {
   struct mmp *m = mmp_new (dev, opts);
   unsigned wait;
@@ -557,10 +527,10 @@ mmp_start (struct device *dev, const struct filesystem_options *opts,
 
   if (m == NULL)
     return ENOMEM;
-  if ((err = read_super (m)) || (err = wait_for_others (m, opts, &wait)) ||
+  if ((err = use_super (m, sb)) || (err = wait_for_others (m, opts, &wait)) ||
       (err = claim (m, opts, wait)))
     goto fail;
-  err = start_thread (m);
+  err = thread_start (&m->thread, mmp_thread, m);
   if (err) {
     log_error ("cannot start a thread for multiple mount protection: try "
                "again");

@@ -23,8 +23,8 @@ struct filesystem;
 struct filesystem_options;
 struct mmp;
 
-/* Takes the filesystem on DEV, which has the feature and is to be written,
- * and keeps it until mmp_stop with a thread of its own.  Takes time: mmp.c
+/* Takes the filesystem on DEV, whose superblock SB (host order) has the
+ * feature and passed super_check, and keeps it for writing until mmp_stop with a thread of its own.  Takes time: mmp.c
  * says how long.
  *
  * What has been read from the device before is worth nothing: somebody
@@ -35,6 +35,7 @@ struct mmp;
  * and the block is not ours.  Locks: none held.
  */
 extern errcode_t mmp_start (struct device *dev,
+                            struct ext2_super_block *sb,
                             const struct filesystem_options *opts,
                             struct mmp **mp);
 

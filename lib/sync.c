@@ -6,11 +6,11 @@
 #include <config.h>
 
 #include <errno.h>
-#include <signal.h>
 
 #include "commit.h"
 #include "fs.h"
 #include "sync.h"
+#include "thread.h"
 
 enum work { SYNC, IDLE, STOP };
 
@@ -90,14 +90,8 @@ errcode_t
 syncer_start (struct filesystem *fs)
 {
   struct syncer *s = &fs->syncer;
-  sigset_t all, old;
-  int r;
+  int r = thread_start (&s->thread, sync_thread, fs);
 
-  /* Signals are for the server's own threads. */
-  sigfillset (&all);
-  pthread_sigmask (SIG_BLOCK, &all, &old);
-  r = pthread_create (&s->thread, NULL, sync_thread, fs);
-  pthread_sigmask (SIG_SETMASK, &old, NULL);
   s->started = r == 0;
   return r;
 }
