@@ -6,7 +6,8 @@
  *   1. Under FS: put checksums on bitmaps and descriptors, copy the
  *      superblock and all dirty blocks, take the lists of freed blocks,
  *      start the next running set.  From here on without FS.
- *   2. Make the copies durable: commit-journal.c or commit-ordered.c.
+ *   2. Put checksums on the copies of tree nodes, and make the copies
+ *      durable: commit-journal.c or commit-ordered.c.
  *   3. Requests waiting for it are answered.
  *   4. Blocks freed by the set go to the sync thread's list (release.c).
  *
@@ -28,6 +29,7 @@
 
 #include "commit.h"
 #include "errors.h"
+#include "extent-node.h"
 #include "log.h"
 
 void
@@ -216,6 +218,16 @@ write_in_place (struct filesystem *fs, const struct frozen_set *set,
   return err;
 }
 
+static void
+seal_nodes (struct frozen_set *set)
+{
+  size_t i;
+
+  for (i = 0; i < set->count; i++)
+    if (set->blocks[i].seal)
+      node_seal (set->blocks[i].data, set->blocks[i].seal);
+}
+
 /* *WORK: there was something to commit. */
 static errcode_t
 commit_once (struct filesystem *fs, bool *work)
@@ -227,6 +239,7 @@ commit_once (struct filesystem *fs, bool *work)
   err = freeze (fs, &c, work);
   if (err || !*work)
     return err;                 /* as if nothing had been tried */
+  seal_nodes (&c.set);
   if (c.nrevoked > 0)
     qsort (c.revoked, c.nrevoked, sizeof *c.revoked, compare_blocks);
   log_debug ("commit %llu: %zu blocks, %zu revoked, %zu ranges freed",

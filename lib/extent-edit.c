@@ -380,9 +380,9 @@ lower_root (struct edit *ed)
   const struct entry_list *l = &ed->step[0].list;
   struct entry only = { .lblk = l->e[0].lblk, .pblk = child.mb->blkno };
 
-  node_write (ed->inode, &child, l->e, l->n);
+  node_write (&child, l->e, l->n);
   root->eh_depth = ext2fs_cpu_to_le16 (node_depth (root) + 1);
-  node_write (ed->inode, &ed->p.node[0], &only, 1);
+  node_write (&ed->p.node[0], &only, 1);
 }
 
 static void
@@ -395,25 +395,25 @@ apply_step (struct edit *ed, unsigned level)
   case IN_PLACE:
     if (level == 0 && s->list.n == 0)
       node_root (ed->inode)->eh_depth = 0;
-    node_write (ed->inode, &ed->p.node[level], s->list.e, s->list.n);
+    node_write (&ed->p.node[level], s->list.e, s->list.n);
     break;
   case MOVE:
     left = node_for_change (ed, &ed->p.node[level]);
-    node_write (ed->inode, &left, s->list.e, s->list.n);
+    node_write (&left, s->list.e, s->list.n);
     set_children (ed, level, left.mb->blkno, 0);
     break;
   case SHARE:
     left = node_for_change (ed, &ed->sibling);
     right = node_for_change (ed, &ed->p.node[level]);
-    node_write (ed->inode, &left, s->list.e, s->left);
-    node_write (ed->inode, &right, s->list.e + s->left, s->list.n - s->left);
+    node_write (&left, s->list.e, s->left);
+    node_write (&right, s->list.e + s->left, s->list.n - s->left);
     set_children (ed, level, left.mb->blkno, right.mb->blkno);
     break;
   case SPLIT:
     left = node_for_change (ed, &ed->p.node[level]);
     right = new_node (ed, node_depth (left.eh));
-    node_write (ed->inode, &left, s->list.e, s->left);
-    node_write (ed->inode, &right, s->list.e + s->left, s->list.n - s->left);
+    node_write (&left, s->list.e, s->left);
+    node_write (&right, s->list.e + s->left, s->list.n - s->left);
     set_children (ed, level, left.mb->blkno, right.mb->blkno);
     break;
   case DROP:
@@ -451,7 +451,7 @@ collapse_root (struct edit *ed)
         node_get (child.eh, i, &e[i]);
       ed->freed[ed->nfreed++] = child.mb->blkno;
       root->eh_depth = child.eh->eh_depth;
-      node_write (ed->inode, &ed->p.node[0], e, n);
+      node_write (&ed->p.node[0], e, n);
     }
     mcache_unpin (fs->mc, child.mb);
   }

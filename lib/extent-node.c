@@ -84,7 +84,9 @@ node_block_capacity (const struct filesystem *fs)
 }
 
 /* Checksums of tree blocks: crc32c seeded with the inode's number and
- * generation, in the tail after the last possible entry.
+ * generation, in the tail after the last possible entry.  The one of a
+ * node in the cache counts only while the node is as it was read: what
+ * has been changed gets its checksum on the way to the device.
  */
 
 static const uint32_t *
@@ -94,27 +96,35 @@ tail_of (const struct ext3_extent_header *eh)
 }
 
 static uint32_t
-block_csum (struct inode *inode, const struct ext3_extent_header *eh)
+block_csum (const struct ext3_extent_header *eh, uint32_t seed)
 {
-  return ext2fs_crc32c_le (inode->csum_seed, (const unsigned char *) eh,
+  return ext2fs_crc32c_le (seed, (const unsigned char *) eh,
                            (const char *) tail_of (eh) - (const char *) eh);
 }
 
-static void
-set_csum (struct inode *inode, struct node *n)
-{
-  uint32_t csum;
+#define SEALED (UINT64_C (1) << 32)
 
-  if (!n->mb || !ext2fs_has_feature_metadata_csum (inode->fs->e2->super))
-    return;
-  csum = ext2fs_cpu_to_le32 (block_csum (inode, n->eh));
-  memcpy ((uint8_t *) n->eh + ((const char *) tail_of (n->eh)
-                               - (const char *) n->eh), &csum, sizeof csum);
+/* Says whose the node is, and how to seal it. */
+static void
+set_owner (struct inode *inode, struct mbuf *mb)
+{
+  if (ext2fs_has_feature_metadata_csum (inode->fs->e2->super))
+    atomic_store (&mb->seal, SEALED | inode->csum_seed);
+  atomic_store_explicit (&mb->owner, inode->ino, memory_order_release);
 }
 
 void
-node_write (struct inode *inode, struct node *n, const struct entry *e,
-            unsigned count)
+node_seal (uint8_t *block, uint64_t seal)
+{
+  const struct ext3_extent_header *eh = (struct ext3_extent_header *) block;
+  uint32_t csum = ext2fs_cpu_to_le32 (block_csum (eh, (uint32_t) seal));
+
+  memcpy (block + ((const uint8_t *) tail_of (eh) - block), &csum,
+          sizeof csum);
+}
+
+void
+node_write (struct node *n, const struct entry *e, unsigned count)
 {
   struct ext3_extent *leaf = (struct ext3_extent *) (n->eh + 1);
   unsigned i, most = node_capacity (n->eh);
@@ -128,7 +138,6 @@ node_write (struct inode *inode, struct node *n, const struct entry *e,
   }
   memset (&leaf[count], 0, (most - count) * sizeof *leaf);
   n->eh->eh_entries = ext2fs_cpu_to_le16 (count);
-  set_csum (inode, n);
 }
 
 void
@@ -142,7 +151,7 @@ node_init (struct inode *inode, struct node *n, struct mbuf *mb,
   n->eh->eh_magic = ext2fs_cpu_to_le16 (EXT3_EXT_MAGIC);
   n->eh->eh_max = ext2fs_cpu_to_le16 (node_block_capacity (inode->fs));
   n->eh->eh_depth = ext2fs_cpu_to_le16 (depth);
-  atomic_store (&mb->owner, inode->ino);
+  set_owner (inode, mb);
 }
 
 /* Checking. */
@@ -239,10 +248,10 @@ check_new (struct inode *inode, struct mbuf *mb, unsigned depth, uint64_t lo,
                                 depth, lo, hi);
 
   if (!why && ext2fs_has_feature_metadata_csum (inode->fs->e2->super) &&
-      ext2fs_le32_to_cpu (*tail_of (eh)) != block_csum (inode, eh))
+      ext2fs_le32_to_cpu (*tail_of (eh)) != block_csum (eh, inode->csum_seed))
     why = "wrong checksum";
   if (!why)
-    atomic_store_explicit (&mb->owner, inode->ino, memory_order_release);
+    set_owner (inode, mb);
   return why;
 }
 

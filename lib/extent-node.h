@@ -83,9 +83,14 @@ extern void node_get (const struct ext3_extent_header *eh, unsigned i,
 /* First logical block of entry I, of either kind. */
 extern uint64_t node_key (const struct ext3_extent_header *eh, unsigned i);
 
-/* Gives N these COUNT entries, which fit, and its checksum. */
-extern void node_write (struct inode *inode, struct node *n,
-                        const struct entry *e, unsigned count);
+/* Gives N these COUNT entries, which fit. */
+extern void node_write (struct node *n, const struct entry *e,
+                        unsigned count);
+
+/* Gives BLOCK, a copy of a node on its way to the device, its checksum.
+ * SEAL is mbuf.seal, not 0.  Locks: none.
+ */
+extern void node_seal (uint8_t *block, uint64_t seal);
 
 /* Makes N an empty node of this depth, in the zeroed block MB. */
 extern void node_init (struct inode *inode, struct node *n, struct mbuf *mb,

@@ -433,6 +433,7 @@ mcache_zeroed (struct mcache *mc, uint64_t blkno, struct mbuf **mbp)
     return err;
   memset (mb->data, 0, mc->block_size);
   mb->owner = 0;
+  mb->seal = 0;
   *mbp = mb;
   return 0;
 }
@@ -586,6 +587,7 @@ mcache_freeze (struct mcache *mc, struct frozen_set *set)
     fb->blkno = mb->blkno;
     fb->mclass = mb->mclass;
     fb->fresh = mb->fresh;
+    fb->seal = mb->seal;
     memcpy (fb->data, mb->data, mc->block_size);
     mb->fresh = false;
     shard_lock (sh);

@@ -46,6 +46,12 @@ struct mbuf {
    */
   _Atomic uint32_t owner;
 
+  /* How to make its checksum (extent-node.h), 0 = it has none.  That is
+   * left to the copies which go to the device: a node is often changed a
+   * thousand times between two commits.  [atomic; constant once owner is]
+   */
+  _Atomic uint64_t seal;
+
   /* The rest belongs to mcache.c.  [MCACHE] unless stated */
 
   /* Pins, and MBUF_DEAD once it is forgotten.  [atomic; taken under
@@ -72,6 +78,7 @@ struct frozen_block {
   bool fresh;                   /* newly allocated in this set: nothing
                                    on disk points at it yet */
   uint32_t logged_tid;          /* checkpoint.c's */
+  uint64_t seal;                /* as in the buffer */
   struct mbuf *mb;
 };
 
