@@ -1,7 +1,9 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /* SPDX-FileCopyrightText: 2026 the nbdkit-ext2 authors */
 
-/* The block allocator.  The invariants are in alloc.h. */
+/* The block allocator: reserving and taking.  The invariants are in
+ * alloc.h.
+ */
 
 #include <config.h>
 
@@ -14,108 +16,6 @@
 #include "errors.h"
 #include "fs.h"
 #include "group.h"
-
-/* Groups to look through for a run of the wanted length. */
-#define ENOUGH_GROUPS 16
-
-/* Searching.  Looks for a run of WANT free blocks in group G from bit
- * FROM on; remembers the longest shorter run in *BEST.
- */
-struct run {
-  dgrp_t group;
-  uint32_t bit, len;
-};
-
-static bool
-search_group (struct filesystem *fs, dgrp_t g, uint32_t from, uint32_t want,
-              struct run *best)
-{
-  uint32_t blocks = group_blocks (fs, g), start, end;
-  const uint8_t *map;
-  struct mbuf *mb;
-  bool found = false;
-
-  if (ext2fs_bg_free_blocks_count (fs->e2, g) == 0 ||
-      group_bitmap (fs, g, &mb) != 0)
-    return false;
-  map = group_busy_map (fs, g, mb);
-  for (start = from; start < blocks; start = end) {
-    start = bit_find (map, start, blocks, false);
-    if (start >= blocks)
-      break;
-    end = bit_find (map, start, start + want < blocks ? start + want : blocks,
-                    true);
-    if (end - start > best->len) {
-      best->group = g;
-      best->bit = start;
-      best->len = end - start;
-      if (best->len == want) {
-        found = true;
-        break;
-      }
-    }
-  }
-  mcache_unpin (fs->mc, mb);
-  return found;
-}
-
-/* The block is a wish that can be granted. */
-static bool
-is_wish (struct filesystem *fs, uint64_t blk)
-{
-  return blk >= fs->first_block && blk < fs->blocks;
-}
-
-/* The free run exactly at BLK, up to WANT. */
-static void
-run_at (struct filesystem *fs, uint64_t blk, uint32_t want, struct run *run)
-{
-  dgrp_t g = group_of (fs, blk);
-  uint32_t bit = blk - group_first (fs, g), blocks = group_blocks (fs, g);
-  uint32_t end = bit + want < blocks ? bit + want : blocks;
-  struct mbuf *mb;
-
-  if (ext2fs_bg_free_blocks_count (fs->e2, g) == 0 ||
-      group_bitmap (fs, g, &mb) != 0)
-    return;
-  run->group = g;
-  run->bit = bit;
-  run->len = bit_find (group_busy_map (fs, g, mb), bit, end, true) - bit;
-  mcache_unpin (fs->mc, mb);
-}
-
-/* Order of preference: at the goal, if not much shorter than WANT; a run
- * of WANT from the goal's elsewhere on, around the filesystem; else the
- * longest run seen.
- */
-static errcode_t
-find_run (struct filesystem *fs, const struct goal *goal, uint32_t want,
-          struct run *run)
-{
-  dgrp_t groups = fs->e2->group_desc_count, first, i;
-  uint64_t from = goal->elsewhere;
-
-  memset (run, 0, sizeof *run);
-  if (is_wish (fs, goal->at)) {
-    run_at (fs, goal->at, want, run);
-    if (run->len > 0 && run->len >= want / 4)
-      return 0;
-  }
-  if (!is_wish (fs, from))
-    from = is_wish (fs, goal->at) ? goal->at : fs->first_block;
-  first = group_of (fs, from);
-  for (i = 0; i <= groups; i++) {
-    dgrp_t g = (first + i) % groups;
-
-    if (search_group (fs, g, i == 0 ? from - group_first (fs, g) : 0, want,
-                      run))
-      return 0;
-    /* On a fragmented disk a shorter run beats reading every bitmap. */
-    if (i >= ENOUGH_GROUPS && run->len > 0)
-      return 0;
-  }
-  return run->len > 0 ? 0 : EXT2_ET_BLOCK_ALLOC_FAIL;
-}
 
 /* inv 3 */
 static bool
@@ -133,7 +33,7 @@ alloc_reserve (struct filesystem *fs, const struct goal *goal, uint32_t want,
                uint32_t meta, struct reservation *r)
 {
   struct mbuf *mb;
-  struct run run;
+  struct free_run run;
   errcode_t err;
 
   lock_assert_held (LOCK_FS);
@@ -144,7 +44,7 @@ alloc_reserve (struct filesystem *fs, const struct goal *goal, uint32_t want,
     want /= 2;
 
   if (want > 0) {
-    err = find_run (fs, goal, want, &run);
+    err = alloc_find (fs, goal, want, &run);
     if (err)
       return err;
     err = group_bitmap (fs, run.group, &mb);
@@ -204,18 +104,28 @@ alloc_take (struct filesystem *fs, struct reservation *r, uint32_t n)
   return 0;
 }
 
-errcode_t
-alloc_take_meta (struct filesystem *fs, struct reservation *r, uint64_t goal,
-                 uint64_t *blk)
+/* Inode numbers are valid: they were read. */
+static dgrp_t
+inode_group (const struct filesystem *fs, ext2_ino_t ino)
 {
-  const struct goal near = { .at = goal, .elsewhere = goal };
-  struct run run;
+  return (ino - 1) / EXT2_INODES_PER_GROUP (fs->e2->super);
+}
+
+errcode_t
+alloc_take_meta (struct filesystem *fs, struct reservation *r,
+                 ext2_ino_t ino, uint64_t near, uint64_t *blk)
+{
+  dgrp_t g = inode_group (fs, ino);
+  struct goal goal = { .elsewhere = near };
+  struct free_run run;
   errcode_t err;
 
   lock_assert_held (LOCK_FS);
   if (r->meta == 0)
     return EXT2_ET_BLOCK_ALLOC_FAIL;
-  err = find_run (fs, &near, 1, &run);
+  if (ext2fs_bg_free_blocks_count (fs->e2, g) > 0)
+    goal.elsewhere = group_first (fs, g);
+  err = alloc_find (fs, &goal, 1, &run);
   if (!err)
     err = group_change_bits (fs, run.group, run.bit, 1, true);
   if (err)
@@ -240,14 +150,13 @@ alloc_untake_meta (struct filesystem *fs, struct reservation *r, uint64_t blk)
 uint64_t
 alloc_inode_goal (struct filesystem *fs, ext2_ino_t ino)
 {
-  dgrp_t g = (ino - 1) / EXT2_INODES_PER_GROUP (fs->e2->super);
-  struct goal goal = { .at = 0 };
-  struct run run;
+  struct goal goal = {
+    .elsewhere = group_first (fs, inode_group (fs, ino)),
+  };
+  struct free_run run;
 
   lock_assert_held (LOCK_FS);
-  if (g < fs->e2->group_desc_count)
-    goal.elsewhere = group_first (fs, g);
-  if (find_run (fs, &goal, 1, &run) != 0)
+  if (alloc_find (fs, &goal, 1, &run) != 0)
     return 0;
   return group_first (fs, run.group) + run.bit;
 }

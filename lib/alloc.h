@@ -2,7 +2,10 @@
 /* SPDX-FileCopyrightText: 2026 the nbdkit-ext2 authors */
 
 /* The block allocator: free space, one block group at a time.
- * alloc.c finds and hands out, alloc-free.c takes back.
+ *
+ *   alloc-find.c   where there is free space, and which is best
+ *   alloc.c        reserving and taking it
+ *   alloc-free.c   giving it back
  *
  * Block bitmaps are metadata blocks in the cache, loaded when a group
  * is first looked at.  On top of them, in memory only:
@@ -83,11 +86,34 @@ extern void alloc_free (struct filesystem *fs);
 
 /* Where a run should be: AT this block, or else looked for from
  * ELSEWHERE on.  Either may lie outside the filesystem (no wish).
+ * What a window is, is said in alloc-find.c.
  */
 struct goal {
   uint64_t at;
   uint64_t elsewhere;
+  uint64_t lblk;                /* what is to go there, in the file */
+  uint32_t window;              /* size of a window in blocks, a power of
+                                   two; 0 or 1: there is none */
+  bool fresh;                   /* nothing of the window has a place yet:
+                                   it goes to AT only if it can whole */
 };
+
+/* The place of GOAL->lblk in its window, or in pieces of SIZE blocks. */
+static inline uint32_t
+goal_in (const struct goal *goal, uint32_t size)
+{
+  return goal->lblk & (size - 1);
+}
+
+/* Finds a run of up to WANT (not 0) free blocks, at least 1.
+ * EXT2_ET_BLOCK_ALLOC_FAIL if there is none.  Changes nothing.
+ */
+struct free_run {
+  dgrp_t group;
+  uint32_t bit, len;
+};
+extern errcode_t alloc_find (struct filesystem *fs, const struct goal *goal,
+                             uint32_t want, struct free_run *run);
 
 /* Reserves up to WANT contiguous data blocks (at least 1 unless WANT is
  * 0), and promises META tree blocks.
@@ -104,10 +130,13 @@ extern void alloc_release (struct filesystem *fs, struct reservation *r);
 extern errcode_t alloc_take (struct filesystem *fs, struct reservation *r,
                              uint32_t n);
 
-/* Allocates one of R's promised tree blocks, near GOAL. */
+/* Allocates one of R's promised tree blocks, in the group of inode INO if
+ * there is one, where it is in no file's way as a rule; else from block
+ * NEAR on.
+ */
 extern errcode_t alloc_take_meta (struct filesystem *fs,
-                                  struct reservation *r, uint64_t goal,
-                                  uint64_t *blk);
+                                  struct reservation *r, ext2_ino_t ino,
+                                  uint64_t near, uint64_t *blk);
 
 /* Undo alloc_take_meta of a block that nothing points at. */
 extern void alloc_untake_meta (struct filesystem *fs,

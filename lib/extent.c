@@ -86,7 +86,8 @@ extent_lookup (struct inode *inode, uint64_t lblk, struct mapping *m)
 }
 
 bool
-extent_goal (struct inode *inode, uint64_t lblk, uint64_t *goal)
+extent_goal (struct inode *inode, uint64_t lblk, uint64_t first,
+             uint32_t window, uint64_t *goal, bool *inside)
 {
   struct ext3_extent_header *eh;
   struct path p;
@@ -94,13 +95,25 @@ extent_goal (struct inode *inode, uint64_t lblk, uint64_t *goal)
   unsigned i;
   bool found;
 
+  *inside = false;
   if (path_find (inode, lblk, &p) != 0)
     return false;
   eh = p.node[p.depth].eh;
   i = node_search (eh, lblk);
   found = node_entries (eh) > 0;
+  if (i > 0) {
+    node_get (eh, i - 1, &e);
+    *inside = e.lblk + e.len > first;
+  }
+  if (i < node_entries (eh) && !*inside) {
+    struct entry next;
+
+    node_get (eh, i, &next);
+    *inside = next.lblk < first + window;
+    if (i == 0 || *inside)
+      e = next;
+  }
   if (found) {
-    node_get (eh, i > 0 ? i - 1 : 0, &e);
     found = lblk >= e.lblk || e.pblk > e.lblk - lblk;
     *goal = e.pblk + lblk - e.lblk;
   }

@@ -18,10 +18,11 @@ extern errcode_t extent_lookup (struct inode *inode, uint64_t lblk,
                                 struct mapping *m);
 
 /* Where LBLK, a hole, would lie if the file continued in a straight line
- * from its nearest extent in the same leaf; false if there is none.
+ * from its nearest extent in the same leaf, if possible one within the
+ * WINDOW blocks that begin at FIRST: *INSIDE then.  False if there is none.
  */
-extern bool extent_goal (struct inode *inode, uint64_t lblk,
-                         uint64_t *goal);
+extern bool extent_goal (struct inode *inode, uint64_t lblk, uint64_t first,
+                         uint32_t window, uint64_t *goal, bool *inside);
 
 /* Makes [START, END) of the leaf that covers START: PBLK on in STATE, or
  * a hole (MAP_HOLE), freeing what it drops if FREE_OLD.  *NEXT is where

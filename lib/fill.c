@@ -6,8 +6,8 @@
  * Notes on the design.  A fill goes through three steps:
  *
  *   reserve   the logical range is entered into the inode's list of
- *             fills, after waiting for those that overlap; blocks are
- *             reserved (FS, short)
+ *             fills, after waiting for those that overlap; it is looked
+ *             up again and blocks are reserved (FS, short)
  *   write     data go to the reserved blocks, zero-filled to the edges
  *             of blocks.  No lock but INODE shared.
  *   insert    the blocks are allocated and enter the tree as written
@@ -152,44 +152,62 @@ struct fill {
   struct reservation r;
 };
 
-static errcode_t
-lookup_and_goal (struct inode *inode, uint64_t lblk, struct fill *f,
-                 struct goal *goal)
+static bool
+needs_change (const struct fill *f)
 {
-  struct mapping *m = &f->m;
-  uint32_t most = map_max_insert (inode, lblk);
+  return f->m.state == MAP_HOLE ||
+    (f->m.state == MAP_UNWRITTEN && f->kind != FILL_UNWRITTEN);
+}
+
+/* A run of blocks for the hole F->m, at the best place. */
+static errcode_t
+reserve_run (struct inode *inode, struct fill *f)
+{
+  struct goal goal;
   errcode_t err;
 
-  inode_map_lock_shared (inode);
-  err = map_lookup (inode, lblk, m);
-  if (!err && m->state == MAP_HOLE)
-    map_goal (inode, lblk, goal);
-  f->meta = map_meta_needed (inode);
-  inode_map_unlock_shared (inode);
-  if (!err && m->len > most)
-    m->len = most;
+  map_goal (inode, f->m.lblk, &goal);
+  window_recall (&inode->windows, &goal);
+  err = alloc_reserve (inode->fs, &goal, f->m.len, f->meta, &f->r);
+  if (!err) {
+    f->m.len = f->r.len;
+    window_note (&inode->windows, &goal, f->r.blk);
+  }
   return err;
 }
 
+/* Looks at up to BLOCKS from LBLK on, once more, because another fill of
+ * them may have just ended, and reserves what is needed.  Under FS alone:
+ * somebody else's insertion then holds up one step of ours, not two.  The
+ * tree's blocks are in the cache, the first lookup has been there.
+ */
 static errcode_t
-reserve (struct inode *inode, struct fill *f, const struct goal *goal)
+reserve (struct inode *inode, struct fill *f, uint64_t lblk, uint64_t blocks)
 {
   struct filesystem *fs = inode->fs;
-  bool hole = f->m.state == MAP_HOLE;
+  uint32_t most = map_max_insert (inode, lblk);
   errcode_t err;
 
   LOCK_FOR_SCOPE (&fs->lock);
+  err = map_lookup (inode, lblk, &f->m);
+  if (err)
+    return err;
+  if (f->m.len > most)
+    f->m.len = most;
+  if (f->m.len > blocks)
+    f->m.len = blocks;
+  f->meta = map_meta_needed (inode);
+  if (!needs_change (f))
+    return 0;
   if (!fs->writable || atomic_load (&fs->aborted))
     return EROFS;
-  err = alloc_reserve (fs, goal, hole ? f->m.len : 0, f->meta, &f->r);
-  if (!err && hole)
-    f->m.len = f->r.len;
+  if (f->m.state == MAP_HOLE)
+    return reserve_run (inode, f);
   /* Preallocated blocks are there to be written when space is short.
    * Most conversions need no block for the tree.
    */
-  if (err == EXT2_ET_BLOCK_ALLOC_FAIL && !hole)
-    err = 0;
-  return err;
+  err = alloc_reserve (fs, NULL, 0, f->meta, &f->r);
+  return err == EXT2_ET_BLOCK_ALLOC_FAIL ? 0 : err;
 }
 
 static errcode_t
@@ -280,25 +298,15 @@ fill_listed (struct inode *inode, struct fill *f, const void *buf,
              uint64_t *done)
 {
   struct filesystem *fs = inode->fs;
-  struct goal goal = { .at = 0 };
   errcode_t err;
 
-  err = lookup_and_goal (inode, offset >> fs->block_bits, f, &goal);
-  if (err)
+  err = reserve (inode, f, offset >> fs->block_bits, blocks);
+  if (err || f->m.state == MAP_WRITTEN)
     return err;
-  if (f->m.len > blocks)
-    f->m.len = blocks;
-  if (f->m.state == MAP_WRITTEN)
-    return 0;
-  if (f->m.state == MAP_HOLE || f->kind != FILL_UNWRITTEN) {
-    err = reserve (inode, f, &goal);
-    if (err)
-      return err;
-  }
   *done = (f->m.len << fs->block_bits) - (offset & (fs->block_size - 1));
   if (*done > count)
     *done = count;
-  if (f->m.state == MAP_UNWRITTEN && f->kind == FILL_UNWRITTEN)
+  if (!needs_change (f))
     return 0;
   err = write_data (inode, f, buf, *done, offset);
   return insert (inode, f, err);

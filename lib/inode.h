@@ -19,6 +19,7 @@
 #include "fs.h"
 #include "runs.h"
 #include "spread-lock.h"
+#include "window.h"
 
 enum mapping_kind { MAPPED_BY_EXTENTS, MAPPED_BY_BLOCKS, INLINE_DATA };
 
@@ -49,6 +50,7 @@ struct inode {
   struct pending_fill *fills;   /* [FILL] */
 
   struct spread_lock map_lock;  /* MAP */
+  struct windows windows;       /* [FS] */
 
   /* The inode as on disk (host order but for i_block of an extent tree).
    * i_block and the attribute area: [MAP + FS to write, either to

@@ -71,9 +71,10 @@ extern errcode_t map_remove (struct inode *inode, uint64_t start,
 
 /* Where to look for a block for LBLK, a hole.  A file filled at random
  * comes to lie in order if each block goes where a straight line from
- * its neighbours, or from the inode's group, leads.  Where that is taken,
- * behind the line's end: next to it would push other blocks off.
- * Locks: MAP.
+ * its neighbours, those in the same window first (alloc-find.c), or from
+ * the inode's group leads.  Where that is taken, behind the line's end:
+ * next to it would push other blocks off.
+ * Locks: FS.
  */
 extern void map_goal (struct inode *inode, uint64_t lblk,
                       struct goal *goal);

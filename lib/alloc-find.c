@@ -1,0 +1,225 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/* SPDX-FileCopyrightText: 2026 the nbdkit-ext2 authors */
+
+/* The block allocator: finding a place.
+ *
+ * Notes on the design.  Where the blocks of a file go is decided window
+ * by window: a window is an aligned piece of the file, of 2 MiB as a
+ * rule, and all that is written to it goes to one piece of the device
+ * that was wholly free when its first block was placed, in the same
+ * order.  So many writers, each in a part of its own or all at random,
+ * do not break up each other's parts; and since no search takes a window
+ * that is partly used, one in use is kept for its file without anything
+ * being reserved that would have to be given back.
+ *
+ * Windows of the device are aligned too, so that a request aligned in
+ * the file is aligned in the image: it costs the host more otherwise.
+ *
+ * The next window of the file goes behind the last one.  Where that is
+ * taken, a new place is looked for as if windows were sixteen times as
+ * large, so that several writers who must go elsewhere at the same time
+ * do not alternate there; and where no window is left, as if they were
+ * sixteen times smaller.
+ */
+
+#include <config.h>
+
+#include <string.h>
+
+#include "alloc.h"
+#include "fs.h"
+#include "group.h"
+
+/* Groups whose bitmaps are looked at for a run of the wanted length, or
+ * for a free window.
+ */
+#define ENOUGH_GROUPS 16
+
+#define SCALE 16
+
+/* Groups whose descriptors are looked at for a free window. */
+#define MANY_GROUPS 1024
+
+/* Looks for a run of WANT free blocks in group G from bit FROM on;
+ * remembers the longest shorter run in *BEST.
+ */
+static bool
+search_group (struct filesystem *fs, dgrp_t g, uint32_t from, uint32_t want,
+              struct free_run *best)
+{
+  uint32_t blocks = group_blocks (fs, g), start, end;
+  const uint8_t *map;
+  struct mbuf *mb;
+  bool found = false;
+
+  if (ext2fs_bg_free_blocks_count (fs->e2, g) == 0 ||
+      group_bitmap (fs, g, &mb) != 0)
+    return false;
+  map = group_busy_map (fs, g, mb);
+  for (start = from; start < blocks; start = end) {
+    start = bit_find (map, start, blocks, false);
+    if (start >= blocks)
+      break;
+    end = bit_find (map, start, start + want < blocks ? start + want : blocks,
+                    true);
+    if (end - start > best->len) {
+      best->group = g;
+      best->bit = start;
+      best->len = end - start;
+      if (best->len == want) {
+        found = true;
+        break;
+      }
+    }
+  }
+  mcache_unpin (fs->mc, mb);
+  return found;
+}
+
+/* The block is a wish that can be granted. */
+static bool
+is_wish (struct filesystem *fs, uint64_t blk)
+{
+  return blk >= fs->first_block && blk < fs->blocks;
+}
+
+/* The free run exactly at BLK, up to WANT. */
+static void
+run_at (struct filesystem *fs, uint64_t blk, uint32_t want,
+        struct free_run *run)
+{
+  dgrp_t g = group_of (fs, blk);
+  uint32_t bit = blk - group_first (fs, g), blocks = group_blocks (fs, g);
+  uint32_t end = bit + want < blocks ? bit + want : blocks;
+  struct mbuf *mb;
+
+  if (ext2fs_bg_free_blocks_count (fs->e2, g) == 0 ||
+      group_bitmap (fs, g, &mb) != 0)
+    return;
+  run->group = g;
+  run->bit = bit;
+  run->len = bit_find (group_busy_map (fs, g, mb), bit, end, true) - bit;
+  mcache_unpin (fs->mc, mb);
+}
+
+/* Is what lies at GOAL->at, where the window would be, all free?  (As far
+ * as the group goes: the piece of a file that others have written need
+ * not be aligned.)
+ */
+static bool
+window_is_free (struct filesystem *fs, const struct goal *goal)
+{
+  dgrp_t g = group_of (fs, goal->at);
+  uint64_t first = group_first (fs, g), at = goal->at - first;
+  uint32_t blocks = group_blocks (fs, g);
+  uint32_t in = goal_in (goal, goal->window), from = at > in ? at - in : 0;
+  uint64_t end = at - in + goal->window;
+  struct mbuf *mb;
+  bool is_free;
+
+  if (end > blocks)
+    end = blocks;
+  if (group_bitmap (fs, g, &mb) != 0)
+    return false;
+  is_free = bit_find (group_busy_map (fs, g, mb), from, end, true) == end;
+  mcache_unpin (fs->mc, mb);
+  return is_free;
+}
+
+/* A free and aligned piece of SIZE blocks in group G from bit FROM on. */
+static bool
+find_piece (struct filesystem *fs, dgrp_t g, uint32_t from, uint32_t size,
+            uint32_t *start)
+{
+  const uint64_t first = group_first (fs, g), mask = size - 1;
+  const uint8_t *map;
+  struct mbuf *mb;
+  uint32_t i;
+  bool found = false;
+
+  if (group_bitmap (fs, g, &mb) != 0)
+    return false;
+  map = group_busy_map (fs, g, mb);
+  for (i = ((first + from + mask) & ~mask) - first;
+       i + size <= group_blocks (fs, g) && !found; i += size) {
+    found = bit_find (map, i, i + size, true) == i + size;
+    *start = i;
+  }
+  mcache_unpin (fs->mc, mb);
+  return found;
+}
+
+/* The goal's place in such a piece, from block FROM on. */
+static bool
+search_pieces (struct filesystem *fs, uint64_t from, uint32_t size,
+               const struct goal *goal, uint32_t want, struct free_run *run)
+{
+  dgrp_t groups = fs->e2->group_desc_count, first = group_of (fs, from), i;
+  unsigned looked = 0;
+
+  for (i = 0; i < groups && i < MANY_GROUPS && looked < ENOUGH_GROUPS; i++) {
+    dgrp_t g = (first + i) % groups;
+    uint32_t start;
+
+    if (ext2fs_bg_free_blocks_count (fs->e2, g) < size)
+      continue;
+    looked++;
+    if (find_piece (fs, g, i == 0 ? from - group_first (fs, g) : 0, size,
+                    &start)) {
+      run_at (fs, group_first (fs, g) + start + goal_in (goal, size), want,
+              run);
+      return run->len > 0;
+    }
+  }
+  return false;
+}
+
+static bool
+search_windows (struct filesystem *fs, uint64_t from,
+                const struct goal *goal, uint32_t want, struct free_run *run)
+{
+  uint32_t size = goal->window * SCALE;
+
+  for (; goal->window > 1 && size >= goal->window / SCALE && size >= want;
+       size /= SCALE)
+    if (search_pieces (fs, from, size, goal, want, run))
+      return true;
+  return false;
+}
+
+/* Order of preference: at the goal, if not much shorter than WANT; a free
+ * window from the goal's elsewhere on; a run of WANT from there on, around
+ * the filesystem; else the longest run seen.
+ */
+errcode_t
+alloc_find (struct filesystem *fs, const struct goal *goal, uint32_t want,
+            struct free_run *run)
+{
+  dgrp_t groups = fs->e2->group_desc_count, first, i;
+  uint64_t from = goal->elsewhere;
+
+  lock_assert_held (LOCK_FS);
+  memset (run, 0, sizeof *run);
+  if (is_wish (fs, goal->at) &&
+      (!goal->fresh || window_is_free (fs, goal))) {
+    run_at (fs, goal->at, want, run);
+    if (run->len > 0 && run->len >= want / 4)
+      return 0;
+  }
+  if (!is_wish (fs, from))
+    from = is_wish (fs, goal->at) ? goal->at : fs->first_block;
+  if (search_windows (fs, from, goal, want, run))
+    return 0;
+  first = group_of (fs, from);
+  for (i = 0; i <= groups; i++) {
+    dgrp_t g = (first + i) % groups;
+
+    if (search_group (fs, g, i == 0 ? from - group_first (fs, g) : 0, want,
+                      run))
+      return 0;
+    /* On a fragmented disk a shorter run beats reading every bitmap. */
+    if (i >= ENOUGH_GROUPS && run->len > 0)
+      return 0;
+  }
+  return run->len > 0 ? 0 : EXT2_ET_BLOCK_ALLOC_FAIL;
+}
