@@ -102,6 +102,24 @@ lock_assert_can_take (enum lock_rank rank)
   LOCK_DEBUG (if (locks_held >> rank) abort ());
 }
 
+/* How often to look again before going to sleep over a lock, and what to
+ * do in between.  MAP and FS are held for a few microseconds, as long as
+ * this takes; sleeping and being woken costs several times that.
+ */
+#define LOCK_SPINS 200
+
+static inline void
+lock_relax (void)
+{
+#if defined __x86_64__ || defined __i386__
+  __builtin_ia32_pause ();
+#elif defined __aarch64__
+  __asm__ __volatile__ ("isb" ::: "memory");
+#else
+  __asm__ __volatile__ ("" ::: "memory");
+#endif
+}
+
 struct lock {
   pthread_mutex_t mutex;
   enum lock_rank rank;          /* [constant] */
@@ -112,7 +130,15 @@ struct lock {
 static inline void
 lock_init (struct lock *l, enum lock_rank rank)
 {
-  pthread_mutex_init (&l->mutex, NULL);
+  pthread_mutexattr_t attr;
+
+  pthread_mutexattr_init (&attr);
+#ifdef PTHREAD_ADAPTIVE_MUTEX_INITIALIZER_NP
+  /* It spins for a while. */
+  pthread_mutexattr_settype (&attr, PTHREAD_MUTEX_ADAPTIVE_NP);
+#endif
+  pthread_mutex_init (&l->mutex, &attr);
+  pthread_mutexattr_destroy (&attr);
   l->rank = rank;
 }
 

@@ -7,6 +7,7 @@
 
 #include <stdatomic.h>
 
+#include "locks.h"
 #include "spread-lock.h"
 
 static atomic_uint threads;
@@ -46,13 +47,34 @@ spread_lock_destroy (struct spread_lock *l)
 void
 spread_lock_shared (struct spread_lock *l)
 {
-  pthread_rwlock_rdlock (own_part (l));
+  pthread_rwlock_t *part = own_part (l);
+  unsigned i;
+
+  for (i = 0; i < LOCK_SPINS; i++) {
+    if (pthread_rwlock_tryrdlock (part) == 0)
+      return;
+    lock_relax ();
+  }
+  pthread_rwlock_rdlock (part);
 }
 
 void
 spread_unlock_shared (struct spread_lock *l)
 {
   pthread_rwlock_unlock (own_part (l));
+}
+
+static void
+lock_part (pthread_rwlock_t *part)
+{
+  unsigned i;
+
+  for (i = 0; i < LOCK_SPINS; i++) {
+    if (pthread_rwlock_trywrlock (part) == 0)
+      return;
+    lock_relax ();
+  }
+  pthread_rwlock_wrlock (part);
 }
 
 /* In order, so that two writers cannot wait for each other. */
@@ -62,7 +84,7 @@ spread_lock_exclusive (struct spread_lock *l)
   unsigned i;
 
   for (i = 0; i < SPREAD_PARTS; i++)
-    pthread_rwlock_wrlock (&l->part[i].lock);
+    lock_part (&l->part[i].lock);
 }
 
 void
