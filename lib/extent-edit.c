@@ -25,8 +25,8 @@
  *
  *   leaf, fits, same first key   -> IN_PLACE, done
  *   leaf, fits, other first key  -> MOVE, parent: its key and child
- *   leaf, does not fit           -> SHARE with the leaf to the left if
- *                                   that has room, parent: two for two
+ *   leaf, does not fit           -> SHARE with the leaf to the left or
+ *                                   right, parent: two for two
  *                                -> SPLIT otherwise, parent: two for one
  *   leaf, empty                  -> DROP, parent: none for one
  *   root, does not fit           -> LOWER: a new node takes the entries
@@ -128,7 +128,7 @@ struct step {
   enum how how;
   struct entry_list list;       /* the new entries; SHARE: of both nodes */
   unsigned left;                /* SPLIT, SHARE: so many go left */
-  unsigned at;                  /* parent's first entry that is replaced */
+  unsigned at, end;             /* parent's entries that are replaced */
 };
 
 struct edit {
@@ -137,7 +137,7 @@ struct edit {
   struct step step[EXTENT_MAX_DEPTH + 1];
   unsigned top;                 /* the last level that changes */
   struct entry_list dropped;    /* what is unmapped */
-  struct node sibling;          /* SHARE: the leaf to the left, pinned */
+  struct node sibling;          /* SHARE: the other leaf, pinned */
 
   struct mbuf *new[MAP_MAX_META];
   unsigned need, taken, used;   /* new blocks */
@@ -168,7 +168,7 @@ plan_parent (struct edit *ed, unsigned level)
   if (l->e == NULL)
     return ENOMEM;
   for (i = 0; i < count; i++) {
-    if (i < child->at || i > n->at)
+    if (i < child->at || i >= child->end)
       node_get (n->eh, i, &l->e[l->n++]);
     else if (i == child->at && child->how != DROP) {
       node_get (n->eh, i, &l->e[l->n]);
@@ -191,8 +191,67 @@ split_at (const struct node *n, unsigned count, unsigned place)
   return place >= count ? node_capacity (n->eh) : count / 2;
 }
 
-/* Can the leaf to the left take enough?  Then its entries come before
- * those of the list.  If anything is in the way, the leaf is split.
+/* The logical block before which all below entry AT of the node at LEVEL
+ * ends.
+ */
+static uint64_t
+end_of_child (const struct path *p, unsigned level, unsigned at)
+{
+  const struct node *n = &p->node[level];
+
+  while (at + 1 == node_entries (n->eh)) {
+    if (level == 0)
+      return EXTENT_MAX_LBLK;
+    n = &p->node[--level];
+    at = n->at;
+  }
+  return node_key (n->eh, at + 1);
+}
+
+/* The parent's child AT into ed->sibling.  False if it is not as it ought
+ * to be, or has no room for its part of N entries more.
+ */
+static bool
+read_sibling (struct edit *ed, unsigned at, unsigned n)
+{
+  const unsigned level = ed->p.depth - 1;
+  const struct node *parent = &ed->p.node[level];
+  const unsigned most = node_capacity (parent[1].eh);
+  struct entry sib;
+
+  node_get (parent->eh, at, &sib);
+  if (node_read (ed->inode, sib.pblk, 0, sib.lblk,
+                 end_of_child (&ed->p, level, at), &ed->sibling) != 0)
+    return false;
+  if (node_entries (ed->sibling.eh) > 0 &&
+      node_key (ed->sibling.eh, 0) == sib.lblk &&
+      node_capacity (ed->sibling.eh) == most &&
+      node_entries (ed->sibling.eh) + n <= 2 * most - most / 8)
+    return true;
+  mcache_unpin (ed->inode->fs->mc, ed->sibling.mb);
+  ed->sibling.mb = NULL;
+  return false;
+}
+
+static void
+append_node (struct entry_list *l, const struct node *n)
+{
+  unsigned i;
+
+  for (i = 0; i < node_entries (n->eh); i++)
+    node_get (n->eh, i, &l->e[l->n++]);
+}
+
+static void
+append_list (struct entry_list *l, const struct entry_list *more)
+{
+  memcpy (l->e + l->n, more->e, more->n * sizeof *more->e);
+  l->n += more->n;
+}
+
+/* Can the leaf to the left, or the one to the right, take enough?  Then
+ * its entries join those of the list.  If anything is in the way, the leaf
+ * is split.
  */
 static bool
 plan_share (struct edit *ed)
@@ -200,35 +259,30 @@ plan_share (struct edit *ed)
   const unsigned level = ed->p.depth;
   const struct node *n = &ed->p.node[level], *parent = n - 1;
   struct step *s = &ed->step[level];
-  const unsigned most = node_capacity (n->eh);
+  const bool left = parent->at > 0 &&
+    read_sibling (ed, parent->at - 1, s->list.n);
   struct entry_list both = { 0 };
-  struct entry sib;
-  unsigned i, count;
 
-  if (parent->at == 0)
+  if (!left && (parent->at + 1 == node_entries (parent->eh) ||
+                !read_sibling (ed, parent->at + 1, s->list.n)))
     return false;
-  node_get (parent->eh, parent->at - 1, &sib);
-  if (node_read (ed->inode, sib.pblk, 0, sib.lblk,
-                 node_key (parent->eh, parent->at), &ed->sibling) != 0)
-    return false;
-  count = node_entries (ed->sibling.eh);
-  if (count > 0 && node_key (ed->sibling.eh, 0) == sib.lblk &&
-      node_capacity (ed->sibling.eh) == most &&
-      count + s->list.n <= 2 * most - most / 8)
-    both.e = calloc (count + s->list.n, sizeof *both.e);
+  both.e = calloc (node_entries (ed->sibling.eh) + s->list.n,
+                   sizeof *both.e);
   if (both.e == NULL) {
     mcache_unpin (ed->inode->fs->mc, ed->sibling.mb);
     ed->sibling.mb = NULL;
     return false;
   }
-  for (i = 0; i < count; i++)
-    node_get (ed->sibling.eh, i, &both.e[i]);
-  memcpy (both.e + count, s->list.e, s->list.n * sizeof *both.e);
-  both.n = count + s->list.n;
+  if (left)
+    append_node (&both, &ed->sibling);
+  append_list (&both, &s->list);
+  if (!left)
+    append_node (&both, &ed->sibling);
   free (s->list.e);
   s->list = both;
   s->left = both.n / 2;
-  s->at = parent->at - 1;
+  s->at = left ? parent->at - 1 : parent->at;
+  s->end = s->at + 2;
   s->how = SHARE;
   ed->need += !is_private (ed, n) + !is_private (ed, &ed->sibling);
   return true;
@@ -242,8 +296,10 @@ plan_step (struct edit *ed, unsigned level, unsigned place)
   struct step *s = &ed->step[level];
   bool fits = s->list.n <= node_capacity (n->eh);
 
-  if (level > 0)
+  if (level > 0) {
     s->at = ed->p.node[level - 1].at;
+    s->end = s->at + 1;
+  }
   if (level == 0) {
     s->how = fits ? IN_PLACE : LOWER;
     ed->need += !fits;
@@ -403,8 +459,14 @@ apply_step (struct edit *ed, unsigned level)
     set_children (ed, level, left.mb->blkno, 0);
     break;
   case SHARE:
-    left = node_for_change (ed, &ed->sibling);
-    right = node_for_change (ed, &ed->p.node[level]);
+    left = ed->p.node[level];
+    right = ed->sibling;
+    if (s->at < ed->p.node[level - 1].at) {
+      right = left;
+      left = ed->sibling;
+    }
+    left = node_for_change (ed, &left);
+    right = node_for_change (ed, &right);
     node_write (&left, s->list.e, s->left);
     node_write (&right, s->list.e + s->left, s->list.n - s->left);
     set_children (ed, level, left.mb->blkno, right.mb->blkno);
