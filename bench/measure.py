@@ -38,8 +38,8 @@ class Cell:
     """unit: "requests" or "bytes" a second.  against: reference of each."""
 
     def __init__(self, row, label, reference, unit="requests", target=None,
-                 p99_target=None, worst_target=None, against=None, titles=None,
-                 note=None):
+                 p99_target=None, worst_target=None, cpu_target=None,
+                 against=None, titles=None, note=None):
         self.row = row
         self.label = label
         self.reference = reference
@@ -47,6 +47,7 @@ class Cell:
         self.target = target              # ratio to reach
         self.p99_target = p99_target      # ratio not to exceed
         self.worst_target = worst_target  # us not to exceed
+        self.cpu_target = cpu_target      # ratio not to exceed
         self.against = against or {}
         self.titles = titles or {}
         self.note = note
@@ -78,6 +79,7 @@ class Cell:
         answers = []
         for target, spread, sign in (
                 (self.target, self.ratio(), 1),
+                (self.cpu_target, self.ratio(OURS, "cpu"), -1),
                 (self.p99_target, self.ratio(OURS, "p99"), -1)):
             if target is not None:
                 if spread is None:

@@ -104,6 +104,8 @@ def _target(cell):
     parts = []
     if cell.target is not None:
         parts.append(f"≥ {cell.target:g}")
+    if cell.cpu_target is not None:
+        parts.append(f"CPU ≤ {cell.cpu_target:g} x")
     if cell.p99_target is not None:
         parts.append(f"p99 ≤ {cell.p99_target:g} x")
     if cell.worst_target is not None:
