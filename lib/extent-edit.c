@@ -459,14 +459,9 @@ apply_step (struct edit *ed, unsigned level)
     set_children (ed, level, left.mb->blkno, 0);
     break;
   case SHARE:
-    left = ed->p.node[level];
-    right = ed->sibling;
-    if (s->at < ed->p.node[level - 1].at) {
-      right = left;
-      left = ed->sibling;
-    }
-    left = node_for_change (ed, &left);
-    right = node_for_change (ed, &right);
+    /* Which block gets which half does not matter. */
+    left = node_for_change (ed, &ed->sibling);
+    right = node_for_change (ed, &ed->p.node[level]);
     node_write (&left, s->list.e, s->left);
     node_write (&right, s->list.e + s->left, s->list.n - s->left);
     set_children (ed, level, left.mb->blkno, right.mb->blkno);

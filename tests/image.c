@@ -7,6 +7,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -17,16 +18,25 @@
 #include "image.h"
 #include "path.h"
 
+static atomic_uint errors;
+
+unsigned
+image_errors (void)
+{
+  return errors;
+}
+
 static void
 quiet (enum log_level level, const char *line)
 {
-  (void) level;
   (void) line;
+  errors += level == LOG_LEVEL_ERROR;
 }
 
 static void
 loud (enum log_level level, const char *line)
 {
+  errors += level == LOG_LEVEL_ERROR;
   fprintf (stderr, "# %d %s\n", (int) level, line);
 }
 

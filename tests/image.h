@@ -30,6 +30,9 @@ struct image_file {
  */
 extern void image_init (void);
 
+/* Error lines that the library has logged so far. */
+extern unsigned image_errors (void);
+
 /* Less of the same under sanitizers: N or a fraction of it. */
 extern unsigned image_scale (unsigned n);
 

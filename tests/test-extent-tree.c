@@ -264,6 +264,7 @@ test_random (void **state)
 static void
 test_grow_and_shrink (void **state)
 {
+  const unsigned errors = image_errors ();
   struct model m;
   uint64_t before, *order, n, i;
 
@@ -282,6 +283,10 @@ test_grow_and_shrink (void **state)
   for (i = 0; i < n; i++)
     insert (&m, order[i], 1, i % 5 == 0, 0);
   assert_int_equal (depth (&m), 3);
+  /* On the average nodes are four fifths full, because full leaves share
+   * with both neighbours.
+   */
+  assert_true (tree_blocks (&m) * PER_NODE * 4 / 5 < n);
   compare (&m);
   reopen (&m);
   compare (&m);
@@ -298,6 +303,7 @@ test_grow_and_shrink (void **state)
   compare (&m);
   reopen (&m);
   assert_int_equal (image_free_blocks (m.md), before);
+  assert_int_equal (image_errors (), errors);
   free (order);
   model_free (&m);
 }
