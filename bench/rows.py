@@ -148,7 +148,7 @@ def fill_sample(bench, kind, rw, connections):
     # fuse2fs would take minutes.
     size = min(bench.fill, 64 * MIB) if kind == FUSE else bench.fill
     image = bench.images.holes(kind, size, bench.tools.scratch("img"))
-    ready_memory(size * 5 // 2)
+    ready_memory(size * 4)
     try:
         server = Server(bench.tools, kind, image)
         with server:
@@ -188,7 +188,7 @@ def fill(bench):
 
 def fill_estimate(bench):
     return 2 * (bench.pairs * 2 + bench.others * 2) * (
-        1 + bench.fill / (180 * MIB))
+        1 + bench.fill / (140 * MIB))
 
 
 # --- FUA into holes ----------------------------------------------------------

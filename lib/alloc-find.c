@@ -18,8 +18,15 @@
  * The next window of the file goes behind the last one.  Where that is
  * taken, a new place is looked for as if windows were sixteen times as
  * large, so that several writers who must go elsewhere at the same time
- * do not alternate there; and where no window is left, as if they were
- * sixteen times smaller.
+ * do not alternate there.
+ *
+ * When the filesystem has no free window any more, runs of any kind do.
+ * (Windows of a sixteenth were tried for that: a little better on disks
+ * with few blocks in the way, much worse on others.)
+ *
+ * Looking at thousands of pieces is too dear to be done for each fill.  So
+ * it is remembered (struct piece_hint) where the last one was found, and
+ * that there was none.
  */
 
 #include <config.h>
@@ -30,15 +37,44 @@
 #include "fs.h"
 #include "group.h"
 
-/* Groups whose bitmaps are looked at for a run of the wanted length, or
- * for a free window.
+/* Groups whose bitmaps one search looks at: for a run of the wanted
+ * length, or for a free piece.
  */
 #define ENOUGH_GROUPS 16
 
-#define SCALE 16
-
-/* Groups whose descriptors are looked at for a free window. */
+/* Groups whose descriptors one search for a free piece looks at. */
 #define MANY_GROUPS 1024
+
+/* Searches that are left out after one that found nothing. */
+#define SKIP 64
+
+/* Windows have this size, in bytes, unless the file is smaller, or there
+ * would be too few in a group.
+ */
+#define WINDOW (UINT32_C (2) << 20)
+#define WINDOWS_PER_GROUP 4
+
+/* Windows for which there should be room where one is put elsewhere. */
+#define SPACIOUS 16
+
+uint32_t
+alloc_window (const struct filesystem *fs, uint64_t blocks)
+{
+  uint32_t most = EXT2_BLOCKS_PER_GROUP (fs->e2->super) / WINDOWS_PER_GROUP;
+  uint32_t n = 1;
+
+  if (most > WINDOW >> fs->block_bits)
+    most = WINDOW >> fs->block_bits;
+  while (n < blocks && 2 * n <= most)
+    n *= 2;
+  return n;
+}
+
+static struct piece_hint *
+hint_for (struct filesystem *fs, uint32_t size)
+{
+  return &fs->alloc.hints[31 - __builtin_clz (size)];
+}
 
 /* Looks for a run of WANT free blocks in group G from bit FROM on;
  * remembers the longest shorter run in *BEST.
@@ -76,11 +112,22 @@ search_group (struct filesystem *fs, dgrp_t g, uint32_t from, uint32_t want,
   return found;
 }
 
+/* Number of groups that lie before the goal's limit. */
+static dgrp_t
+groups_below (struct filesystem *fs, const struct goal *goal)
+{
+  if (goal->limit == 0 || goal->limit >= fs->blocks)
+    return fs->e2->group_desc_count;
+  return (goal->limit - fs->first_block)
+    / EXT2_BLOCKS_PER_GROUP (fs->e2->super);
+}
+
 /* The block is a wish that can be granted. */
 static bool
-is_wish (struct filesystem *fs, uint64_t blk)
+is_wish (struct filesystem *fs, const struct goal *goal, uint64_t blk)
 {
-  return blk >= fs->first_block && blk < fs->blocks;
+  return blk >= fs->first_block && blk < fs->blocks &&
+    group_of (fs, blk) < groups_below (fs, goal);
 }
 
 /* The free run exactly at BLK, up to WANT. */
@@ -102,18 +149,16 @@ run_at (struct filesystem *fs, uint64_t blk, uint32_t want,
   mcache_unpin (fs->mc, mb);
 }
 
-/* Is what lies at GOAL->at, where the window would be, all free?  (As far
- * as the group goes: the piece of a file that others have written need
- * not be aligned.)
+/* Is the piece around GOAL->at free?  (As far as the group goes: the line
+ * of a file that others have written need not be aligned.)
  */
 static bool
-window_is_free (struct filesystem *fs, const struct goal *goal)
+piece_is_free (struct filesystem *fs, const struct goal *goal)
 {
   dgrp_t g = group_of (fs, goal->at);
-  uint64_t first = group_first (fs, g), at = goal->at - first;
-  uint32_t blocks = group_blocks (fs, g);
-  uint32_t in = goal_in (goal, goal->window), from = at > in ? at - in : 0;
-  uint64_t end = at - in + goal->window;
+  uint64_t at = goal->at - group_first (fs, g);
+  uint32_t blocks = group_blocks (fs, g), in = goal_in (goal, goal->check);
+  uint64_t end = at - in + goal->check;
   struct mbuf *mb;
   bool is_free;
 
@@ -121,7 +166,8 @@ window_is_free (struct filesystem *fs, const struct goal *goal)
     end = blocks;
   if (group_bitmap (fs, g, &mb) != 0)
     return false;
-  is_free = bit_find (group_busy_map (fs, g, mb), from, end, true) == end;
+  is_free = bit_find (group_busy_map (fs, g, mb), at > in ? at - in : 0, end,
+                      true) == end;
   mcache_unpin (fs->mc, mb);
   return is_free;
 }
@@ -154,63 +200,64 @@ static bool
 search_pieces (struct filesystem *fs, uint64_t from, uint32_t size,
                const struct goal *goal, uint32_t want, struct free_run *run)
 {
-  dgrp_t groups = fs->e2->group_desc_count, first = group_of (fs, from), i;
+  const dgrp_t groups = groups_below (fs, goal);
+  struct piece_hint *h = hint_for (fs, size);
   unsigned looked = 0;
+  dgrp_t first, g, i;
+  uint32_t start;
 
+  if (h->skip > 0) {
+    h->skip--;
+    return false;
+  }
+  if (from >= h->from && from < h->to)
+    from = h->to;
+  else
+    h->from = from;
+  if (!is_wish (fs, goal, from))
+    from = h->from = fs->first_block;
+  first = g = group_of (fs, from);
   for (i = 0; i < groups && i < MANY_GROUPS && looked < ENOUGH_GROUPS; i++) {
-    dgrp_t g = (first + i) % groups;
-    uint32_t start;
-
+    g = (first + i) % groups;
+    if (g == 0)
+      h->from = fs->first_block;        /* it begins anew */
     if (ext2fs_bg_free_blocks_count (fs->e2, g) < size)
       continue;
     looked++;
     if (find_piece (fs, g, i == 0 ? from - group_first (fs, g) : 0, size,
                     &start)) {
-      run_at (fs, group_first (fs, g) + start + goal_in (goal, size), want,
-              run);
+      h->to = group_first (fs, g) + start;
+      run_at (fs, h->to + goal_in (goal, size), want, run);
       return run->len > 0;
     }
   }
+  h->to = group_first (fs, g) + group_blocks (fs, g);
+  h->skip = SKIP;
   return false;
 }
 
 static bool
-search_windows (struct filesystem *fs, uint64_t from,
-                const struct goal *goal, uint32_t want, struct free_run *run)
+search_free (struct filesystem *fs, uint64_t from, const struct goal *goal,
+             uint32_t want, struct free_run *run)
 {
-  uint32_t size = goal->window * SCALE;
+  const uint32_t many = goal->search * SPACIOUS;
 
-  for (; goal->window > 1 && size >= goal->window / SCALE && size >= want;
-       size /= SCALE)
-    if (search_pieces (fs, from, size, goal, want, run))
-      return true;
-  return false;
+  if (goal->spacious && many <= EXT2_BLOCKS_PER_GROUP (fs->e2->super) &&
+      search_pieces (fs, from, many, goal, want, run))
+    return true;
+  return search_pieces (fs, from, goal->search, goal, want, run);
 }
 
-/* Order of preference: at the goal, if not much shorter than WANT; a free
- * window from the goal's elsewhere on; a run of WANT from there on, around
- * the filesystem; else the longest run seen.
+/* A run of WANT from FROM on, around the filesystem; else the longest run
+ * seen.
  */
-errcode_t
-alloc_find (struct filesystem *fs, const struct goal *goal, uint32_t want,
-            struct free_run *run)
+static errcode_t
+search_runs (struct filesystem *fs, uint64_t from, const struct goal *goal,
+             uint32_t want, struct free_run *run)
 {
-  dgrp_t groups = fs->e2->group_desc_count, first, i;
-  uint64_t from = goal->elsewhere;
+  const dgrp_t groups = groups_below (fs, goal), first = group_of (fs, from);
+  dgrp_t i;
 
-  lock_assert_held (LOCK_FS);
-  memset (run, 0, sizeof *run);
-  if (is_wish (fs, goal->at) &&
-      (!goal->fresh || window_is_free (fs, goal))) {
-    run_at (fs, goal->at, want, run);
-    if (run->len > 0 && run->len >= want / 4)
-      return 0;
-  }
-  if (!is_wish (fs, from))
-    from = is_wish (fs, goal->at) ? goal->at : fs->first_block;
-  if (search_windows (fs, from, goal, want, run))
-    return 0;
-  first = group_of (fs, from);
   for (i = 0; i <= groups; i++) {
     dgrp_t g = (first + i) % groups;
 
@@ -222,4 +269,29 @@ alloc_find (struct filesystem *fs, const struct goal *goal, uint32_t want,
       return 0;
   }
   return run->len > 0 ? 0 : EXT2_ET_BLOCK_ALLOC_FAIL;
+}
+
+/* Order of preference: at the goal, if not much shorter than WANT; then
+ * from the goal's elsewhere on.
+ */
+errcode_t
+alloc_find (struct filesystem *fs, const struct goal *goal, uint32_t want,
+            struct free_run *run)
+{
+  uint64_t from = goal->elsewhere;
+
+  lock_assert_held (LOCK_FS);
+  memset (run, 0, sizeof *run);
+  if (is_wish (fs, goal, goal->at) &&
+      (goal->check <= 1 || piece_is_free (fs, goal))) {
+    run_at (fs, goal->at, want, run);
+    if (run->len > 0 && run->len >= want / 4)
+      return 0;
+  }
+  if (!is_wish (fs, goal, from))
+    from = is_wish (fs, goal, goal->at) ? goal->at : fs->first_block;
+  if (goal->search == 1)
+    return search_runs (fs, from, goal, want, run);
+  return goal->search && search_free (fs, from, goal, want, run) ? 0
+    : NOT_AT_GOAL;
 }

@@ -113,27 +113,36 @@ inode_group (const struct filesystem *fs, ext2_ino_t ino)
 
 errcode_t
 alloc_take_meta (struct filesystem *fs, struct reservation *r,
-                 ext2_ino_t ino, uint64_t near, uint64_t *blk)
+                 ext2_ino_t ino, uint64_t limit, uint64_t *blk)
 {
-  dgrp_t g = inode_group (fs, ino);
-  struct goal goal = { .elsewhere = near };
+  struct allocator *a = &fs->alloc;
+  struct goal goal = {
+    .at = a->tree_next ? a->tree_next : NOWHERE,
+    .elsewhere = a->tree_next ? a->tree_next
+      : group_first (fs, inode_group (fs, ino)),
+    .limit = limit,
+    .search = a->tree_next ? alloc_window (fs, UINT64_MAX) : 1,
+  };
   struct free_run run;
   errcode_t err;
 
   lock_assert_held (LOCK_FS);
   if (r->meta == 0)
     return EXT2_ET_BLOCK_ALLOC_FAIL;
-  if (ext2fs_bg_free_blocks_count (fs->e2, g) > 0)
-    goal.elsewhere = group_first (fs, g);
   err = alloc_find (fs, &goal, 1, &run);
+  if (err == NOT_AT_GOAL) {
+    goal.search = 1;
+    err = alloc_find (fs, &goal, 1, &run);
+  }
   if (!err)
     err = group_change_bits (fs, run.group, run.bit, 1, true);
   if (err)
     return err;
   group_note_bit (fs, run.group, run.bit, true);
   r->meta--;
-  fs->alloc.promised--;
+  a->promised--;
   *blk = group_first (fs, run.group) + run.bit;
+  a->tree_next = *blk + 1;
   return 0;
 }
 
@@ -150,8 +159,9 @@ alloc_untake_meta (struct filesystem *fs, struct reservation *r, uint64_t blk)
 uint64_t
 alloc_inode_goal (struct filesystem *fs, ext2_ino_t ino)
 {
-  struct goal goal = {
-    .elsewhere = group_first (fs, inode_group (fs, ino)),
+  const struct goal goal = {
+    .at = NOWHERE, .elsewhere = group_first (fs, inode_group (fs, ino)),
+    .search = 1,
   };
   struct free_run run;
 

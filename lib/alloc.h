@@ -57,8 +57,18 @@ struct free_list {
   size_t count, size;
 };
 
+/* What was learned about free and aligned pieces of one size: there are
+ * none in [from, to), or were not when that was looked at.
+ */
+struct piece_hint {
+  uint64_t from, to;
+  unsigned skip;                /* searches not worth making */
+};
+
 struct allocator {
   struct group_state *groups;
+  struct piece_hint hints[32];  /* by the logarithm of the size */
+  uint64_t tree_next;           /* behind the last tree block; 0: none yet */
   uint64_t promised;            /* blocks reserved or promised */
   uint64_t withheld;            /* blocks freed on disk, not to be had yet */
   dgrp_t last_busy;             /* the group whose busy map idles */
@@ -85,39 +95,52 @@ extern errcode_t alloc_init (struct filesystem *fs);
 extern void alloc_free (struct filesystem *fs);
 
 /* Where a run should be: AT this block, or else looked for from
- * ELSEWHERE on.  Either may lie outside the filesystem (no wish).
- * What a window is, is said in alloc-find.c.
+ * ELSEWHERE on.  Either may lie outside the filesystem (no wish, as
+ * NOWHERE is).  What a window is, is said in alloc-find.c.
  */
+#define NOWHERE UINT64_MAX
+
 struct goal {
   uint64_t at;
   uint64_t elsewhere;
+  uint64_t limit;               /* only blocks before this one; 0: all */
   uint64_t lblk;                /* what is to go there, in the file */
-  uint32_t window;              /* size of a window in blocks, a power of
-                                   two; 0 or 1: there is none */
-  bool fresh;                   /* nothing of the window has a place yet:
-                                   it goes to AT only if it can whole */
+  uint32_t check;               /* AT only if all of the piece of so many
+                                   blocks around it is free; 0 or 1: if it
+                                   itself is */
+  uint32_t search;              /* elsewhere a free piece of so many blocks;
+                                   1: any run, 0: nothing */
+  bool spacious;                /* rather where many pieces are free */
 };
 
-/* The place of GOAL->lblk in its window, or in pieces of SIZE blocks. */
+/* The place of GOAL->lblk in its piece of SIZE blocks, a power of two, as
+ * CHECK and SEARCH are.
+ */
 static inline uint32_t
 goal_in (const struct goal *goal, uint32_t size)
 {
   return goal->lblk & (size - 1);
 }
 
+/* Blocks in a window of a file of so many BLOCKS; 1: there are none. */
+extern uint32_t alloc_window (const struct filesystem *fs, uint64_t blocks);
+
 /* Finds a run of up to WANT (not 0) free blocks, at least 1.
- * EXT2_ET_BLOCK_ALLOC_FAIL if there is none.  Changes nothing.
+ * NOT_AT_GOAL if it cannot be there, nor in such a piece as is asked for;
+ * EXT2_ET_BLOCK_ALLOC_FAIL if there is none at all.
  */
 struct free_run {
   dgrp_t group;
   uint32_t bit, len;
 };
+#define NOT_AT_GOAL ((errcode_t) -2)
 extern errcode_t alloc_find (struct filesystem *fs, const struct goal *goal,
                              uint32_t want, struct free_run *run);
 
 /* Reserves up to WANT contiguous data blocks (at least 1 unless WANT is
  * 0), and promises META tree blocks.
- * EXT2_ET_BLOCK_ALLOC_FAIL when space is short: nothing is reserved.
+ * EXT2_ET_BLOCK_ALLOC_FAIL when space is short, NOT_AT_GOAL as alloc_find:
+ * nothing is reserved.
  */
 extern errcode_t alloc_reserve (struct filesystem *fs, const struct goal *goal,
                                 uint32_t want, uint32_t meta,
@@ -130,13 +153,13 @@ extern void alloc_release (struct filesystem *fs, struct reservation *r);
 extern errcode_t alloc_take (struct filesystem *fs, struct reservation *r,
                              uint32_t n);
 
-/* Allocates one of R's promised tree blocks, in the group of inode INO if
- * there is one, where it is in no file's way as a rule; else from block
- * NEAR on.
+/* Allocates one of R's promised tree blocks, before block LIMIT unless
+ * that is 0.  They go one behind the other, the first in the group of
+ * inode INO: amid the data they would break up windows.
  */
 extern errcode_t alloc_take_meta (struct filesystem *fs,
                                   struct reservation *r, ext2_ino_t ino,
-                                  uint64_t near, uint64_t *blk);
+                                  uint64_t limit, uint64_t *blk);
 
 /* Undo alloc_take_meta of a block that nothing points at. */
 extern void alloc_untake_meta (struct filesystem *fs,

@@ -368,9 +368,9 @@ dirty_path (struct edit *ed)
 }
 
 static errcode_t
-take_block (struct edit *ed, struct reservation *r, uint64_t goal)
+take_block (struct edit *ed, struct reservation *r)
 {
-  errcode_t err = map_new_block (ed->inode, r, goal, &ed->new[ed->taken]);
+  errcode_t err = map_new_block (ed->inode, r, &ed->new[ed->taken]);
 
   if (!err)
     ed->taken++;
@@ -380,13 +380,10 @@ take_block (struct edit *ed, struct reservation *r, uint64_t goal)
 static errcode_t
 take_blocks (struct edit *ed, struct reservation *r)
 {
-  const struct node *leaf = &ed->p.node[ed->p.depth];
-  uint64_t goal = leaf->mb ? leaf->mb->blkno
-    : ed->step[0].list.n > 0 ? ed->step[0].list.e[0].pblk : 0;
   errcode_t err = 0;
 
   while (ed->taken < ed->need && !err)
-    err = take_block (ed, r, goal);
+    err = take_block (ed, r);
   while (err && ed->taken > 0) {
     ed->taken--;
     map_undo_new_block (ed->inode, r, ed->new[ed->taken]);

@@ -159,27 +159,51 @@ needs_change (const struct fill *f)
     (f->m.state == MAP_UNWRITTEN && f->kind != FILL_UNWRITTEN);
 }
 
-/* A run of blocks for the hole F->m, at the best place. */
+static errcode_t
+reserve_at (struct inode *inode, struct fill *f, struct goal *goal,
+            uint32_t check, uint32_t search)
+{
+  goal->check = check;
+  goal->search = search;
+  return alloc_reserve (inode->fs, goal, f->m.len, f->meta, &f->r);
+}
+
+/* A run of blocks for the hole F->m (alloc-find.c): on the line of its
+ * window, if that has a place already; else where the whole window can
+ * go, on the file's line or in a free piece; else anywhere.  Elsewhere is
+ * behind the end of the line, where it pushes nothing off.
+ */
 static errcode_t
 reserve_run (struct inode *inode, struct fill *f)
 {
-  struct goal goal;
-  errcode_t err;
+  struct filesystem *fs = inode->fs;
+  const uint64_t size = inode->size >> fs->block_bits, lblk = f->m.lblk;
+  const uint32_t window = alloc_window (fs, size);
+  struct goal goal = { .lblk = lblk, .limit = map_limit (inode) };
+  errcode_t err = NOT_AT_GOAL;
+  bool placed;
 
-  map_goal (inode, f->m.lblk, &goal);
-  window_recall (&inode->windows, &goal);
-  err = alloc_reserve (inode->fs, &goal, f->m.len, f->meta, &f->r);
-  if (!err) {
-    f->m.len = f->r.len;
-    window_note (&inode->windows, &goal, f->r.blk);
-  }
-  return err;
+  placed = window_recall (&inode->windows, lblk, window, &goal.at) ||
+    map_line (inode, lblk, window, &goal.at);
+  goal.elsewhere = goal.at + size - lblk;
+  goal.spacious = window == alloc_window (fs, UINT64_MAX);
+  if (!placed)
+    err = reserve_at (inode, f, &goal, window, window);
+  if (err == NOT_AT_GOAL)
+    err = reserve_at (inode, f, &goal, 1, 1);
+  if (err)
+    return err;
+  /* A block that is taken on the way does not change the line. */
+  if (!placed)
+    window_note (&inode->windows, lblk, window, f->r.blk);
+  f->m.len = f->r.len;
+  return 0;
 }
 
 /* Looks at up to BLOCKS from LBLK on, once more, because another fill of
  * them may have just ended, and reserves what is needed.  Under FS alone:
- * somebody else's insertion then holds up one step of ours, not two.  The
- * tree's blocks are in the cache, the first lookup has been there.
+ * somebody else's insertion then holds up one step of ours, not two.  What
+ * the lookup needs is in the cache as a rule: there has been one before.
  */
 static errcode_t
 reserve (struct inode *inode, struct fill *f, uint64_t lblk, uint64_t blocks)

@@ -209,50 +209,114 @@ indirect_table_left (const struct filesystem *fs, uint64_t lblk)
   return locate (fs, lblk, &pl) == 0 ? slots_left (fs, &pl) : 1;
 }
 
-errcode_t
-indirect_lookup (struct inode *inode, uint64_t lblk, struct mapping *m)
+/* What W, the walk to LBLK, says of it. */
+static void
+describe (struct inode *inode, const struct walk *w, uint64_t lblk,
+          struct mapping *m)
 {
-  struct walk w;
   unsigned last;
   uint32_t slot, n, i;
-  errcode_t err;
 
-  err = walk_to (inode, lblk, &w);
-  if (err)
-    return err;
   m->lblk = lblk;
   m->before = 0;
   m->pblk = 0;
   m->state = MAP_HOLE;
-  if (w.present < w.pl.levels) {
+  if (w->present < w->pl.levels) {
     /* A missing table: to the end of what it would map. */
-    uint64_t span = slot_span (inode->fs, &w.pl, w.present - 1);
+    uint64_t span = slot_span (inode->fs, &w->pl, w->present - 1);
     uint64_t in = 0;
 
-    for (i = w.present; i < w.pl.levels; i++)
-      in = in * pointers_per_block (inode->fs) + w.pl.slot[i];
+    for (i = w->present; i < w->pl.levels; i++)
+      in = in * pointers_per_block (inode->fs) + w->pl.slot[i];
     m->len = span - in;
-    walk_release (inode, &w);
-    return 0;
+    return;
   }
-  last = w.pl.levels - 1;
-  slot = w.pl.slot[last];
-  n = slots_left (inode->fs, &w.pl);
-  m->pblk = walk_get (inode, &w, last, slot);
+  last = w->pl.levels - 1;
+  slot = w->pl.slot[last];
+  n = slots_left (inode->fs, &w->pl);
+  m->pblk = walk_get (inode, w, last, slot);
   if (m->pblk != 0)
     m->state = MAP_WRITTEN;
   for (i = 1; i < n; i++) {
-    uint32_t p = walk_get (inode, &w, last, slot + i);
+    uint32_t p = walk_get (inode, w, last, slot + i);
 
     if (p != (m->pblk ? m->pblk + i : 0))
       break;
   }
   m->len = i;
+}
+
+errcode_t
+indirect_lookup (struct inode *inode, uint64_t lblk, struct mapping *m)
+{
+  struct walk w;
+  errcode_t err = walk_to (inode, lblk, &w);
+
+  if (err)
+    return err;
+  describe (inode, &w, lblk, m);
   walk_release (inode, &w);
   if (m->state == MAP_WRITTEN &&
       !filesystem_valid_data (inode->fs, m->pblk, m->len))
     return corrupt (inode, m->pblk);
   return 0;
+}
+
+/* The same if nothing has to be read for it, and nothing is wrong. */
+static bool
+lookup_cached (struct inode *inode, uint64_t lblk, struct mapping *m)
+{
+  struct walk w = { .present = 1 };
+  bool known = locate (inode->fs, lblk, &w.pl) == 0;
+
+  for (; known && w.present < w.pl.levels; w.present++) {
+    uint32_t blk = walk_get (inode, &w, w.present - 1,
+                             w.pl.slot[w.present - 1]);
+
+    if (blk == 0)
+      break;
+    w.mb[w.present] = mcache_find (inode->fs->mc, blk);
+    known = w.mb[w.present] &&
+      atomic_load (&w.mb[w.present]->owner) == inode->ino;
+  }
+  if (known)
+    describe (inode, &w, lblk, m);
+  walk_release (inode, &w);
+  return known;
+}
+
+/* Runs of a window to look at: a hole ends with its table. */
+#define ENOUGH_RUNS 32
+
+/* The first run of [FIRST, END) that is known. */
+static bool
+find_mapped (struct inode *inode, uint64_t first, uint64_t end,
+             struct mapping *m)
+{
+  unsigned i;
+
+  for (i = 0; i < ENOUGH_RUNS && first < end; i++) {
+    if (!lookup_cached (inode, first, m))
+      m->len = indirect_table_left (inode->fs, first);
+    else if (m->state != MAP_HOLE)
+      return true;
+    first += m->len;
+  }
+  return false;
+}
+
+bool
+indirect_goal (struct inode *inode, uint64_t lblk, uint64_t first,
+               uint32_t window, uint64_t *goal, bool *inside)
+{
+  struct mapping m;
+
+  *inside = (lblk > first && find_mapped (inode, lblk - 1, lblk, &m)) ||
+    find_mapped (inode, first, first + window, &m);
+  if (!*inside && (first == 0 || !find_mapped (inode, first - 1, first, &m)))
+    return false;
+  *goal = m.pblk + lblk - m.lblk;
+  return lblk >= m.lblk || m.pblk > m.lblk - lblk;
 }
 
 /* Dirty every table of W before one of them is changed. */
@@ -274,20 +338,15 @@ dirty_walk (struct inode *inode, struct walk *w)
 
 /* Allocates the tables that W lacks, unconnected. */
 static errcode_t
-add_tables (struct inode *inode, struct walk *w, uint64_t goal,
-            struct reservation *r)
+add_tables (struct inode *inode, struct walk *w, struct reservation *r)
 {
   unsigned level = w->present;
   errcode_t err = 0;
 
   for (; level < w->pl.levels && !err; level++) {
-    err = map_new_block (inode, r, goal, &w->mb[level]);
-    if (err)
-      break;
-    atomic_store (&w->mb[level]->owner, inode->ino);
-    goal = w->mb[level]->blkno + 1;
-    if (goal > UINT32_MAX)      /* a pointer has 32 bits */
-      err = EFBIG;
+    err = map_new_block (inode, r, &w->mb[level]);
+    if (!err)
+      atomic_store (&w->mb[level]->owner, inode->ino);
   }
   if (!err)
     return 0;
@@ -326,7 +385,7 @@ indirect_insert (struct inode *inode, uint64_t lblk, uint32_t len,
   if (!err)
     err = dirty_walk (inode, &w);
   if (!err)
-    err = add_tables (inode, &w, pblk, r);
+    err = add_tables (inode, &w, r);
   if (err) {
     walk_release (inode, &w);
     return err;

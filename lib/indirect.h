@@ -20,6 +20,13 @@ extern uint32_t indirect_table_left (const struct filesystem *fs,
 extern errcode_t indirect_lookup (struct inode *inode, uint64_t lblk,
                                   struct mapping *m);
 
+/* As extent_goal; nothing is read for it, so what is not in the cache is
+ * no neighbour.
+ */
+extern bool indirect_goal (struct inode *inode, uint64_t lblk,
+                           uint64_t first, uint32_t window, uint64_t *goal,
+                           bool *inside);
+
 /* Within the table of pointers that holds LBLK: *DONE blocks, which can
  * be less than LEN without an error.
  */

@@ -143,8 +143,8 @@ load_raw (struct filesystem *fs, ext2_ino_t ino, struct inode **ip)
   }
   inode->fs = fs;
   inode->ino = ino;
-  spread_lock_init (&inode->io_lock);
-  spread_lock_init (&inode->map_lock);
+  spread_lock_init (&inode->io_lock, 0);        /* held for whole requests */
+  spread_lock_init (&inode->map_lock, LOCK_SPINS);
   lock_init (&inode->fill_lock, LOCK_FILL);
   pthread_cond_init (&inode->fill_done, NULL);
   err = ext2fs_read_inode_full (fs->e2, ino, (struct ext2_inode *) inode->raw,

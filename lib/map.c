@@ -41,14 +41,13 @@ map_meta_needed (struct inode *inode)
 }
 
 errcode_t
-map_new_block (struct inode *inode, struct reservation *r, uint64_t goal,
-               struct mbuf **mbp)
+map_new_block (struct inode *inode, struct reservation *r, struct mbuf **mbp)
 {
   struct filesystem *fs = inode->fs;
   uint64_t blk;
   errcode_t err;
 
-  err = alloc_take_meta (fs, r, inode->ino, goal, &blk);
+  err = alloc_take_meta (fs, r, inode->ino, map_limit (inode), &blk);
   if (err)
     return err;
   err = mcache_new_block (fs->mc, blk, mbp);
@@ -138,64 +137,29 @@ map_remove (struct inode *inode, uint64_t start, uint64_t end,
   return indirect_remove (inode, start, end, next);
 }
 
-/* Windows have this size, unless the file is smaller. */
-#define WINDOW (UINT32_C (2) << 20)
-
-static uint32_t
-window_blocks (const struct inode *inode)
+uint64_t
+map_limit (const struct inode *inode)
 {
-  uint64_t blocks = inode->size >> inode->fs->block_bits;
-  uint32_t n = 1;
-
-  while (n < blocks && n < WINDOW >> inode->fs->block_bits)
-    n *= 2;
-  return n;
+  /* A pointer has 32 bits. */
+  return inode->kind == MAPPED_BY_EXTENTS ? 0 : UINT64_C (1) << 32;
 }
 
-/* Runs of a window that are looked at. */
-#define ENOUGH_RUNS 8
-
-/* As extent_goal: the first mapped run of the window must do, or the
- * block before it.
- */
-static bool
-indirect_goal (struct inode *inode, uint64_t lblk, uint64_t first,
-               uint32_t window, uint64_t *goal, bool *inside)
+bool
+map_line (struct inode *inode, uint64_t lblk, uint32_t window,
+          uint64_t *pblk)
 {
-  struct mapping m;
-  uint64_t at = first > 0 ? first - 1 : 0;
-  unsigned i;
+  struct filesystem *fs = inode->fs;
+  const uint64_t first = lblk & ~(uint64_t) (window - 1);
+  bool found, inside;
 
-  *inside = false;
-  for (i = 0; i < ENOUGH_RUNS && at < first + window; i++) {
-    if (indirect_lookup (inode, at, &m) != 0)
-      return false;
-    if (m.state != MAP_HOLE) {
-      *inside = at + m.len > first;
-      *goal = m.pblk + lblk - at;
-      return lblk >= at || m.pblk > at - lblk;
-    }
-    at += m.len;
-  }
+  lock_assert_held (LOCK_FS);
+  if (inode->kind == MAPPED_BY_EXTENTS)
+    found = extent_goal (inode, lblk, first, window, pblk, &inside);
+  else
+    found = indirect_goal (inode, lblk, first, window, pblk, &inside);
+  if (found)
+    return inside;
+  *pblk = alloc_inode_goal (fs, inode->ino) + window - 1;
+  *pblk = (*pblk & ~(uint64_t) (window - 1)) + lblk;
   return false;
-}
-
-void
-map_goal (struct inode *inode, uint64_t lblk, struct goal *goal)
-{
-  const uint64_t size = inode->size >> inode->fs->block_bits;
-  bool (*near) (struct inode *, uint64_t, uint64_t, uint32_t, uint64_t *,
-                bool *)
-    = inode->kind == MAPPED_BY_EXTENTS ? extent_goal : indirect_goal;
-  bool inside;
-
-  goal->lblk = lblk;
-  goal->window = window_blocks (inode);
-  if (!near (inode, lblk, lblk - goal_in (goal, goal->window), goal->window,
-             &goal->at, &inside)) {
-    goal->at = alloc_inode_goal (inode->fs, inode->ino) + goal->window - 1;
-    goal->at = (goal->at & ~(uint64_t) (goal->window - 1)) + lblk;
-  }
-  goal->fresh = !inside;
-  goal->elsewhere = goal->at + size - lblk;
 }

@@ -69,22 +69,24 @@ extern errcode_t map_remove (struct inode *inode, uint64_t start,
                              uint64_t end, struct reservation *r,
                              uint64_t *next);
 
-/* Where to look for a block for LBLK, a hole.  A file filled at random
- * comes to lie in order if each block goes where a straight line from
- * its neighbours, those in the same window first (alloc-find.c), or from
- * the inode's group leads.  Where that is taken, behind the line's end:
- * next to it would push other blocks off.
+/* Where a straight line from its neighbours leads for LBLK, a hole: true
+ * if one of them is in LBLK's window of that size; else from others, or
+ * from the inode's group.  A file filled at random comes to lie in order
+ * if each block goes there.
  * Locks: FS.
  */
-extern void map_goal (struct inode *inode, uint64_t lblk,
-                      struct goal *goal);
+extern bool map_line (struct inode *inode, uint64_t lblk, uint32_t window,
+                      uint64_t *pblk);
+
+/* Blocks of the file and its tree lie before this one; 0: anywhere. */
+extern uint64_t map_limit (const struct inode *inode);
 
 /* For extent-edit.c and indirect.c: a new tree block out of R, pinned,
  * zeroed and in the running set; and its undoing.
  * Locks: MAP exclusively and FS.
  */
 extern errcode_t map_new_block (struct inode *inode, struct reservation *r,
-                                uint64_t goal, struct mbuf **mbp);
+                                struct mbuf **mbp);
 extern void map_undo_new_block (struct inode *inode, struct reservation *r,
                                 struct mbuf *mb);
 

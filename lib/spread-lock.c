@@ -22,11 +22,12 @@ own_part (struct spread_lock *l)
 }
 
 void
-spread_lock_init (struct spread_lock *l)
+spread_lock_init (struct spread_lock *l, unsigned spins)
 {
   pthread_rwlockattr_t attr;
   unsigned i;
 
+  l->spins = spins;
   pthread_rwlockattr_init (&attr);
   pthread_rwlockattr_setkind_np
     (&attr, PTHREAD_RWLOCK_PREFER_WRITER_NONRECURSIVE_NP);
@@ -50,7 +51,7 @@ spread_lock_shared (struct spread_lock *l)
   pthread_rwlock_t *part = own_part (l);
   unsigned i;
 
-  for (i = 0; i < LOCK_SPINS; i++) {
+  for (i = 0; i < l->spins; i++) {
     if (pthread_rwlock_tryrdlock (part) == 0)
       return;
     lock_relax ();
@@ -65,11 +66,11 @@ spread_unlock_shared (struct spread_lock *l)
 }
 
 static void
-lock_part (pthread_rwlock_t *part)
+lock_part (pthread_rwlock_t *part, unsigned spins)
 {
   unsigned i;
 
-  for (i = 0; i < LOCK_SPINS; i++) {
+  for (i = 0; i < spins; i++) {
     if (pthread_rwlock_trywrlock (part) == 0)
       return;
     lock_relax ();
@@ -84,7 +85,7 @@ spread_lock_exclusive (struct spread_lock *l)
   unsigned i;
 
   for (i = 0; i < SPREAD_PARTS; i++)
-    lock_part (&l->part[i].lock);
+    lock_part (&l->part[i].lock, l->spins);
 }
 
 void

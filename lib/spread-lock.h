@@ -19,17 +19,19 @@
 #define CACHE_LINE 64
 
 struct spread_lock {
+  unsigned spins;               /* [constant] */
   struct {
     _Alignas (CACHE_LINE) pthread_rwlock_t lock;
   } part[SPREAD_PARTS];
 };
 
-extern void spread_lock_init (struct spread_lock *l);
+/* Who finds it taken looks again SPINS times before going to sleep. */
+extern void spread_lock_init (struct spread_lock *l, unsigned spins);
 extern void spread_lock_destroy (struct spread_lock *l);
 extern void spread_lock_shared (struct spread_lock *l);
 extern void spread_unlock_shared (struct spread_lock *l);
 
-/* Comes before readers that arrive later. */
+/* Comes before readers that arrive later, once it sleeps. */
 extern void spread_lock_exclusive (struct spread_lock *l);
 extern void spread_unlock_exclusive (struct spread_lock *l);
 

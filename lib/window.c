@@ -5,41 +5,43 @@
 
 #include <config.h>
 
-#include <stddef.h>
-
 #include "window.h"
 
-static struct window *
-find (struct windows *ws, uint64_t lblk)
+/* WINDOWS if it is not there. */
+static unsigned
+find (const struct windows *ws, uint64_t first)
 {
   unsigned i;
 
   for (i = 0; i < WINDOWS; i++)
-    if (ws->window[i].lblk == lblk && ws->window[i].pblk != 0)
-      return &ws->window[i];
-  return NULL;
+    if (ws->window[i].lblk == first && ws->window[i].pblk != 0)
+      break;
+  return i;
+}
+
+bool
+window_recall (const struct windows *ws, uint64_t lblk, uint32_t size,
+               uint64_t *pblk)
+{
+  const uint64_t in = lblk & (size - 1);
+  unsigned i = find (ws, lblk - in);
+
+  if (i == WINDOWS)
+    return false;
+  *pblk = ws->window[i].pblk + in;
+  return true;
 }
 
 void
-window_recall (struct windows *ws, struct goal *goal)
+window_note (struct windows *ws, uint64_t lblk, uint32_t size, uint64_t pblk)
 {
-  const uint32_t in = goal_in (goal, goal->window);
-  const struct window *w = find (ws, goal->lblk - in);
+  const uint64_t in = lblk & (size - 1);
+  unsigned i = find (ws, lblk - in);
 
-  if (w) {
-    goal->at = w->pblk + in;
-    goal->fresh = false;
-  }
-}
-
-void
-window_note (struct windows *ws, const struct goal *goal, uint64_t pblk)
-{
-  const uint32_t in = goal_in (goal, goal->window);
-  struct window *w = find (ws, goal->lblk - in);
-
-  if (w == NULL)
-    w = &ws->window[ws->next++ % WINDOWS];
-  w->lblk = goal->lblk - in;
-  w->pblk = pblk > in ? pblk - in : 0;
+  if (size <= 1 || pblk <= in)
+    return;
+  if (i == WINDOWS)
+    i = ws->next++ % WINDOWS;
+  ws->window[i].lblk = lblk - in;
+  ws->window[i].pblk = pblk - in;
 }

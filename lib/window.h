@@ -11,9 +11,8 @@
 #ifndef EXT2SERVE_WINDOW_H
 #define EXT2SERVE_WINDOW_H
 
+#include <stdbool.h>
 #include <stdint.h>
-
-#include "alloc.h"
 
 #define WINDOWS 64
 
@@ -25,11 +24,14 @@ struct windows {
   unsigned next;                /* to be forgotten */
 };
 
-/* If the window of GOAL->lblk has a place, GOAL is to go there. */
-extern void window_recall (struct windows *ws, struct goal *goal);
+/* Where LBLK would be in its window of SIZE blocks, which is the same for
+ * all of a file's; false: not known.
+ */
+extern bool window_recall (const struct windows *ws, uint64_t lblk,
+                           uint32_t size, uint64_t *pblk);
 
-/* A run that begins at PBLK was reserved for GOAL. */
-extern void window_note (struct windows *ws, const struct goal *goal,
+/* LBLK's window of SIZE blocks has been placed so that LBLK is at PBLK. */
+extern void window_note (struct windows *ws, uint64_t lblk, uint32_t size,
                          uint64_t pblk);
 
 #endif /* EXT2SERVE_WINDOW_H */

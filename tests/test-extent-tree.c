@@ -85,7 +85,7 @@ static uint32_t
 insert (struct model *m, uint64_t lblk, uint32_t len, bool unwritten,
         uint64_t at)
 {
-  const struct goal goal = { .at = at, .elsewhere = at };
+  const struct goal goal = { .at = at, .elsewhere = at, .search = 1 };
   struct reservation r;
   uint64_t pblk;
   uint32_t done, n, i;

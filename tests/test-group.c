@@ -217,7 +217,9 @@ static uint64_t
 reserve_at (struct filesystem *fs, uint64_t at, uint64_t elsewhere,
             uint32_t want, uint32_t *len)
 {
-  const struct goal goal = { .at = at, .elsewhere = elsewhere };
+  const struct goal goal = {
+    .at = at, .elsewhere = elsewhere, .search = 1,
+  };
   struct reservation r;
   uint64_t blk;
 
@@ -234,7 +236,9 @@ test_goal (void **state)
 {
   struct memdev *md = image_make (PLAIN, IMAGE, files);
   struct filesystem *fs = image_open (md);
-  const struct goal goal = { .at = 5 * GROUP + 500, .elsewhere = 0 };
+  const struct goal goal = {
+    .at = 5 * GROUP + 500, .elsewhere = 0, .search = 1,
+  };
   struct reservation r;
   uint32_t len;
 
@@ -264,6 +268,57 @@ test_goal (void **state)
   lock_release (&fs->lock);
   image_close (fs, NULL);
   assert_int_equal (memdev_count (md, MEMDEV_CHANGES), 0);
+  memdev_free (md);
+}
+
+/* Block-mapped files and their tables lie before block 2^32: whatever is
+ * asked for, nothing behind a limit is given.
+ */
+static void
+test_limit (void **state)
+{
+  struct memdev *md = image_make (PLAIN, IMAGE, files);
+  struct filesystem *fs = image_open (md);
+  const uint64_t limit = 3 * GROUP;
+  const struct goal goals[] = {
+    { .at = 5 * GROUP + 500, .elsewhere = 6 * GROUP, .search = 1 },
+    { .at = NOWHERE, .elsewhere = limit, .search = 1 },
+    { .at = 5 * GROUP, .elsewhere = 6 * GROUP, .check = 64, .search = 64 },
+    { .at = limit, .elsewhere = limit - 1, .check = 64, .search = 64,
+      .spacious = true },
+  };
+  struct reservation r[64];
+  uint64_t blk;
+  unsigned i, n;
+  errcode_t err;
+
+  (void) state;
+  lock_acquire (&fs->lock);
+  for (i = 0; i < sizeof goals / sizeof goals[0]; i++) {
+    struct goal goal = goals[i];
+
+    goal.limit = limit;
+    assert_ok (alloc_reserve (fs, &goal, 20, 1, &r[0]));
+    assert_true (r[0].blk + r[0].len <= limit);
+    fs->alloc.tree_next = 6 * GROUP;
+    assert_ok (alloc_take_meta (fs, &r[0], EXT2_ROOT_INO, limit, &blk));
+    assert_true (blk < limit);
+    assert_ok (alloc_free_now (fs, blk, 1));
+    alloc_release (fs, &r[0]);
+  }
+  /* Not even when that is all there is. */
+  for (n = 0, err = 0; n < 64 && !err; n += !err) {
+    struct goal goal = goals[0];
+
+    goal.limit = limit;
+    err = alloc_reserve (fs, &goal, GROUP, 0, &r[n]);
+    assert_true (err || r[n].blk + r[n].len <= limit);
+  }
+  assert_int_equal (err, EXT2_ET_BLOCK_ALLOC_FAIL);
+  while (n-- > 0)
+    alloc_release (fs, &r[n]);
+  lock_release (&fs->lock);
+  image_close (fs, NULL);
   memdev_free (md);
 }
 
@@ -302,6 +357,7 @@ take_and_give (void *opaque)
   while (t->rounds-- > 0) {
     struct goal goal = {
       .at = rng_below (&t->rng, fs->blocks), .elsewhere = GROUP,
+      .search = 1,
     };
     struct reservation r, all;
     errcode_t err;
@@ -368,6 +424,7 @@ main (void)
     cmocka_unit_test (test_wrong_free_count),
     cmocka_unit_test (test_metadata_marked_free),
     cmocka_unit_test (test_goal),
+    cmocka_unit_test (test_limit),
     cmocka_unit_test (test_one_owner),
   };
 

@@ -139,7 +139,7 @@ test_several_writers (void **state)
   (void) state;
   several_writers ("-t ext4 -b 4096 -m 0 -J size=8", 84 * MIB, 12);
   several_writers ("-t ext4 -b 1024 -O ^flex_bg,^resize_inode -J size=4",
-                   108 * MIB, 48);
+                   108 * MIB, 96);
 }
 
 /* Tables of pointers lie in between. */
@@ -147,7 +147,7 @@ static void
 test_several_writers_indirect (void **state)
 {
   (void) state;
-  several_writers ("-t ext2 -b 1024 -O ^resize_inode", 108 * MIB, 48);
+  several_writers ("-t ext2 -b 1024 -O ^resize_inode", 108 * MIB, 96);
 }
 
 /* All pieces, in an order that visits everywhere from the start. */
@@ -176,6 +176,78 @@ test_scattered (void **state)
     for (i = 0; i < PIECES; i++)
       assert_ok (file_write (f, data, PIECE, scattered (i), 0));
     assert_layout (f, 48);
+    finish (md, fs, f);
+  }
+}
+
+/* One block after the other, which is neighbours at last.  A prime that
+ * divides no size here.
+ */
+static uint64_t
+scattered_block (uint64_t i, uint64_t blocks)
+{
+  return i * 7919 % blocks;
+}
+
+static void
+test_scattered_blocks (void **state)
+{
+  static const char *const kinds[] = {
+    "-t ext4 -b 4096 -J size=4", "-t ext2 -b 4096", "-t ext2 -b 1024",
+  };
+  const uint64_t most = SIZE / 2;       /* of the file */
+  unsigned k;
+  uint64_t i;
+
+  (void) state;
+  for (k = 0; k < 3; k++) {
+    struct memdev *md = image_make (kinds[k], 108 * MIB, two_files);
+    struct filesystem *fs = image_open (md);
+    struct inode *f = image_iget (fs, "f");
+    const uint64_t bs = fs->block_size;
+
+    for (i = 0; i < most / bs; i++)
+      assert_ok (file_write (f, data, bs,
+                             scattered_block (i, most / bs) * bs, 0));
+    /* Blocks of the tree, too, have come to lie in its way. */
+    assert_layout (f, 64);
+    finish (md, fs, f);
+  }
+}
+
+/* With no window free, the pieces there are. */
+static void
+test_fragmented (void **state)
+{
+  static const struct { unsigned every, most; } cases[] = {
+    { 1024, 600 }, { 256, 900 }, { 64, 1600 },
+  };
+  const uint64_t blocks = SIZE / 4 / 1024;
+  unsigned k;
+  uint64_t i;
+
+  (void) state;
+  for (k = 0; k < 3; k++) {
+    struct memdev *md = image_make ("-t ext4 -b 1024 -m 0 -J size=4",
+                                    78 * MIB, two_files);
+    struct filesystem *fs = image_open (md);
+    struct inode *f = image_iget (fs, "f"), *g = image_iget (fs, "g");
+    const uint64_t step = cases[k].every * 1024;
+    struct layout l;
+
+    for (i = 0; i < SIZE; i += PIECE)
+      assert_ok (file_write (g, data, PIECE, i, 0));
+    for (i = 0; i < SIZE; i += step)
+      assert_ok (file_trim (g, step - 1024, i, 0));
+    assert_true (filesystem_reclaim (fs, atomic_load (&fs->committed_tid)));
+    for (i = 0; i < blocks; i++)
+      assert_ok (file_write (f, data, 1024,
+                             scattered_block (i, blocks) * 1024, 0));
+    l = layout_of (f);
+    if (getenv ("V") || l.runs > cases[k].most)
+      fprintf (stderr, "every %u: %u runs\n", cases[k].every, l.runs);
+    assert_true (l.runs <= cases[k].most);
+    iput (g);
     finish (md, fs, f);
   }
 }
@@ -261,6 +333,8 @@ main (void)
     cmocka_unit_test (test_several_writers),
     cmocka_unit_test (test_several_writers_indirect),
     cmocka_unit_test (test_scattered),
+    cmocka_unit_test (test_scattered_blocks),
+    cmocka_unit_test (test_fragmented),
     cmocka_unit_test (test_two_files),
     cmocka_unit_test (test_trimmed),
     cmocka_unit_test (test_full),
