@@ -45,8 +45,11 @@
 /* Groups whose descriptors one search for a free piece looks at. */
 #define MANY_GROUPS 1024
 
-/* Searches that are left out after one that found nothing. */
+/* Searches that are left out after one that found nothing, in all of the
+ * filesystem or in a part of it.
+ */
 #define SKIP 64
+#define SKIP_FEW 8
 
 /* Windows have this size, in bytes, unless the file is smaller, or there
  * would be too few in a group.
@@ -56,6 +59,16 @@
 
 /* Windows for which there should be room where one is put elsewhere. */
 #define SPACIOUS 16
+
+void
+alloc_search_again (struct filesystem *fs)
+{
+  unsigned i;
+
+  lock_assert_held (LOCK_FS);
+  for (i = 0; i < ALLOC_HINTS; i++)
+    fs->alloc.hints[i].skip = 0;
+}
 
 uint32_t
 alloc_window (const struct filesystem *fs, uint64_t blocks)
@@ -217,9 +230,9 @@ search_pieces (struct filesystem *fs, uint64_t from, uint32_t size,
   if (!is_wish (fs, goal, from))
     from = h->from = fs->first_block;
   first = g = group_of (fs, from);
-  for (i = 0; i < groups && i < MANY_GROUPS && looked < ENOUGH_GROUPS; i++) {
+  for (i = 0; i <= groups && i < MANY_GROUPS && looked < ENOUGH_GROUPS; i++) {
     g = (first + i) % groups;
-    if (g == 0)
+    if (g == 0 && i > 0)
       h->from = fs->first_block;        /* it begins anew */
     if (ext2fs_bg_free_blocks_count (fs->e2, g) < size)
       continue;
@@ -232,7 +245,7 @@ search_pieces (struct filesystem *fs, uint64_t from, uint32_t size,
     }
   }
   h->to = group_first (fs, g) + group_blocks (fs, g);
-  h->skip = SKIP;
+  h->skip = i > groups ? SKIP : SKIP_FEW;
   return false;
 }
 

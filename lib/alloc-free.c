@@ -254,6 +254,7 @@ void
 alloc_released (struct filesystem *fs, uint64_t blk, uint64_t len)
 {
   lock_assert_held (LOCK_FS);
+  alloc_search_again (fs);
   if (!fs->log) {
     if (filesystem_begin_change (fs) == 0)
       alloc_free_now (fs, blk, len);

@@ -115,13 +115,16 @@ errcode_t
 alloc_take_meta (struct filesystem *fs, struct reservation *r,
                  ext2_ino_t ino, uint64_t limit, uint64_t *blk)
 {
+  const uint32_t window = alloc_window (fs, UINT64_MAX);
   struct allocator *a = &fs->alloc;
   struct goal goal = {
     .at = a->tree_next ? a->tree_next : NOWHERE,
+    /* At the border of a window, the next one must be free. */
+    .check = a->tree_next % window ? 0 : window,
     .elsewhere = a->tree_next ? a->tree_next
       : group_first (fs, inode_group (fs, ino)),
     .limit = limit,
-    .search = a->tree_next ? alloc_window (fs, UINT64_MAX) : 1,
+    .search = a->tree_next ? window : 1,
   };
   struct free_run run;
   errcode_t err;

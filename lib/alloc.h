@@ -57,9 +57,10 @@ struct free_list {
   size_t count, size;
 };
 
-/* What was learned about free and aligned pieces of one size: there are
- * none in [from, to), or were not when that was looked at.
+/* What was learned about free and aligned pieces of one size: there were
+ * none in [from, to) when that was looked at.
  */
+#define ALLOC_HINTS 32
 struct piece_hint {
   uint64_t from, to;
   unsigned skip;                /* searches not worth making */
@@ -67,7 +68,7 @@ struct piece_hint {
 
 struct allocator {
   struct group_state *groups;
-  struct piece_hint hints[32];  /* by the logarithm of the size */
+  struct piece_hint hints[ALLOC_HINTS];  /* by the logarithm of the size */
   uint64_t tree_next;           /* behind the last tree block; 0: none yet */
   uint64_t promised;            /* blocks reserved or promised */
   uint64_t withheld;            /* blocks freed on disk, not to be had yet */
@@ -122,11 +123,15 @@ goal_in (const struct goal *goal, uint32_t size)
   return goal->lblk & (size - 1);
 }
 
+/* Blocks have become free: forget that searches found none. */
+extern void alloc_search_again (struct filesystem *fs);
+
 /* Blocks in a window of a file of so many BLOCKS; 1: there are none. */
 extern uint32_t alloc_window (const struct filesystem *fs, uint64_t blocks);
 
 /* Finds a run of up to WANT (not 0) free blocks, at least 1.
- * NOT_AT_GOAL if it cannot be there, nor in such a piece as is asked for;
+ * NOT_AT_GOAL if it cannot be there, and no such piece as is asked for was
+ * found, or looked for;
  * EXT2_ET_BLOCK_ALLOC_FAIL if there is none at all.
  */
 struct free_run {
@@ -169,7 +174,7 @@ extern void alloc_untake_meta (struct filesystem *fs,
  *
  * An operation first says what it may free: alloc_begin_free, and then
  * alloc_prepare_free for each range, which does all that can fail.  It
- * takes and releases no reservation from there to the freeing itself.
+ * reserves and releases nothing from there to the freeing itself.
  */
 extern void alloc_begin_free (struct filesystem *fs);
 extern errcode_t alloc_prepare_free (struct filesystem *fs, uint64_t blk,

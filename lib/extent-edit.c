@@ -20,11 +20,19 @@
  * is in the inode.  Nodes that are new in the running set are changed in
  * place in any case: nothing on the disk points at them.
  *
+ * "The whole change" includes what the running set has done before: when
+ * a leaf's neighbour has given up its first blocks, what is put there goes
+ * to the leaf, but on the disk the neighbour still has them, until the
+ * parent is written.  So when an ancestor has changed in the running set, a
+ * leaf is changed in place only within what it has covered, and an index
+ * not at all.
+ *
  * With a journal all blocks of an edit are in one transaction, so every
  * node is changed in place.
  *
  *   leaf, fits, same first key   -> IN_PLACE, done
- *   leaf, fits, other first key  -> MOVE, parent: its key and child
+ *   leaf, fits, other first key, -> MOVE, parent: its key and child
+ *   or not the whole change
  *   leaf, does not fit           -> SHARE with the leaf to the left or
  *                                   right, parent: two for two
  *                                -> SPLIT otherwise, parent: two for one
@@ -133,6 +141,7 @@ struct step {
 
 struct edit {
   struct inode *inode;
+  uint64_t end;                 /* of the range that it maps */
   struct path p;
   struct step step[EXTENT_MAX_DEPTH + 1];
   unsigned top;                 /* the last level that changes */
@@ -226,7 +235,8 @@ read_sibling (struct edit *ed, unsigned at, unsigned n)
   if (node_entries (ed->sibling.eh) > 0 &&
       node_key (ed->sibling.eh, 0) == sib.lblk &&
       node_capacity (ed->sibling.eh) == most &&
-      node_entries (ed->sibling.eh) + n <= 2 * most - most / 8)
+      node_entries (ed->sibling.eh) + n <= 2 * most - most / 8 &&
+      alloc_check_tree_block (ed->inode->fs, ed->sibling.mb->blkno) == 0)
     return true;
   mcache_unpin (ed->inode->fs->mc, ed->sibling.mb);
   ed->sibling.mb = NULL;
@@ -288,6 +298,31 @@ plan_share (struct edit *ed)
   return true;
 }
 
+/* Has a node above LEVEL changed in the running set? */
+static bool
+ancestor_changed (const struct edit *ed, unsigned level)
+{
+  while (--level > 0)
+    if (mcache_is_dirty (ed->p.node[level].mb))
+      return true;
+  return ed->inode->root_tid == ed->inode->fs->running_tid;
+}
+
+/* May the node at LEVEL, whose first key stays, be changed in place? */
+static bool
+whole_change (const struct edit *ed, unsigned level)
+{
+  const struct node *n = &ed->p.node[level];
+  struct entry last;
+
+  if (is_private (ed, n) || !ancestor_changed (ed, level))
+    return true;
+  if (level < ed->p.depth)
+    return false;
+  node_get (n->eh, node_entries (n->eh) - 1, &last);
+  return ed->end <= last.lblk + last.len;
+}
+
 /* PLACE is how many entries are up to and including what was added. */
 static void
 plan_step (struct edit *ed, unsigned level, unsigned place)
@@ -314,7 +349,8 @@ plan_step (struct edit *ed, unsigned level, unsigned place)
     s->left = split_at (n, s->list.n, place);
     ed->need += is_private (ed, n) ? 1 : 2;
   }
-  else if (s->list.e[0].lblk != node_key (n->eh, 0)) {
+  else if (s->list.e[0].lblk != node_key (n->eh, 0) ||
+           !whole_change (ed, level)) {
     s->how = MOVE;
     ed->need += is_private (ed, n) ? 0 : 1;
   }
@@ -506,6 +542,7 @@ collapse_root (struct edit *ed)
       ed->freed[ed->nfreed++] = child.mb->blkno;
       root->eh_depth = child.eh->eh_depth;
       node_write (&ed->p.node[0], e, n);
+      ed->inode->root_tid = fs->running_tid;
     }
     mcache_unpin (fs->mc, child.mb);
   }
@@ -559,6 +596,8 @@ apply (struct edit *ed, bool free_old)
 
   for (level = ed->p.depth + 1; level-- > ed->top; )
     apply_step (ed, level);
+  if (ed->top == 0)
+    ed->inode->root_tid = ed->inode->fs->running_tid;
   if (ed->need == 0)
     collapse_root (ed);
   account (ed, free_old);
@@ -683,6 +722,7 @@ extent_edit (struct inode *inode, uint64_t start, uint64_t end,
     err = ENOMEM;
     goto out;
   }
+  ed.end = state == MAP_HOLE ? start : end;     /* nothing new */
   place = build_list (eh, start, end, state == MAP_HOLE ? NULL : &new, out,
                       &ed.dropped);
   if (same_entries (eh, out))

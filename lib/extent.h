@@ -18,8 +18,9 @@ extern errcode_t extent_lookup (struct inode *inode, uint64_t lblk,
                                 struct mapping *m);
 
 /* Where LBLK, a hole, would lie if the file continued in a straight line
- * from its nearest extent in the same leaf, if possible one within the
- * WINDOW blocks that begin at FIRST: *INSIDE then.  False if there is none.
+ * from the extent before it in the same leaf, or the one after it, if
+ * possible from one within the WINDOW blocks that begin at FIRST: *INSIDE
+ * then.  False if there is none.
  */
 extern bool extent_goal (struct inode *inode, uint64_t lblk, uint64_t first,
                          uint32_t window, uint64_t *goal, bool *inside);

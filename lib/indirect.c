@@ -262,7 +262,7 @@ indirect_lookup (struct inode *inode, uint64_t lblk, struct mapping *m)
   return 0;
 }
 
-/* The same if nothing has to be read for it, and nothing is wrong. */
+/* The same from what is in the cache; for a hint, so not checked. */
 static bool
 lookup_cached (struct inode *inode, uint64_t lblk, struct mapping *m)
 {

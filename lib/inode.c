@@ -155,6 +155,7 @@ load_raw (struct filesystem *fs, ext2_ino_t ino, struct inode **ip)
   }
   inode->size = EXT2_I_SIZE (inode->raw);
   inode->csum_seed = tree_csum_seed (inode);
+  inode->root_tid = fs->running_tid;
   runs_init (&inode->runs, inode->size / fs->block_size);
   *ip = inode;
   return 0;

@@ -52,6 +52,10 @@ struct inode {
   struct spread_lock map_lock;  /* MAP */
   struct windows windows;       /* [FS] */
 
+  uint64_t root_tid;            /* transaction that last changed the root of
+                                   its extent tree, or may have done so
+                                   before it was loaded. [FS] */
+
   /* The inode as on disk (host order but for i_block of an extent tree).
    * i_block and the attribute area: [MAP + FS to write, either to
    * read]; the rest: [FS].

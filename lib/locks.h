@@ -104,7 +104,8 @@ lock_assert_can_take (enum lock_rank rank)
 
 /* How often to look again before going to sleep over a lock, and what to
  * do in between.  MAP and FS are held for a few microseconds, as long as
- * this takes; sleeping and being woken costs several times that.
+ * this takes; sleeping and being woken costs several times that.  (For
+ * FS the C library has a number of its own.)
  */
 #define LOCK_SPINS 200
 

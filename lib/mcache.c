@@ -506,6 +506,13 @@ mcache_is_fresh (const struct mbuf *mb)
   return mb->dirty && mb->fresh;
 }
 
+bool
+mcache_is_dirty (const struct mbuf *mb)
+{
+  lock_assert_held (LOCK_FS);
+  return mb->dirty;
+}
+
 static void
 dirty_array_remove (struct mcache *mc, struct mbuf *mb)
 {

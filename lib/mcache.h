@@ -133,6 +133,9 @@ extern errcode_t mcache_dirty (struct mcache *mc, struct mbuf *mb,
  */
 extern bool mcache_is_fresh (const struct mbuf *mb);
 
+/* Is MB in the running set?  Locks: FS. */
+extern bool mcache_is_dirty (const struct mbuf *mb);
+
 /* Block BLKNO has been freed: its content will never be written (a
  * copy already frozen still is: it precedes the freeing).  Locks: FS.
  */

@@ -5,6 +5,8 @@
 
 #include <config.h>
 
+#include <string.h>
+
 #include "window.h"
 
 /* WINDOWS if it is not there. */
@@ -44,4 +46,10 @@ window_note (struct windows *ws, uint64_t lblk, uint32_t size, uint64_t pblk)
     i = ws->next++ % WINDOWS;
   ws->window[i].lblk = lblk - in;
   ws->window[i].pblk = pblk - in;
+}
+
+void
+window_forget (struct windows *ws)
+{
+  memset (ws, 0, sizeof *ws);
 }

@@ -308,6 +308,46 @@ test_grow_and_shrink (void **state)
   model_free (&m);
 }
 
+/* Without a journal: what a leaf's neighbour has given up goes to the leaf,
+ * but on the disk the neighbour has it until the root is written.  Whatever
+ * of the commit's writes a power cut leaves, the tree is in order.
+ */
+static void
+test_neighbour_gives_up (void **state)
+{
+  const uint64_t n = PER_NODE + 30;
+  struct model m;
+  uint64_t i, seed, second;
+  size_t k;
+
+  (void) state;
+  model_init (&m, "-t ext4 -b 1024 -O ^has_journal", UINT64_C (8) << 20,
+              8 * n, 1024);
+  for (i = 0; i < n; i++)
+    insert (&m, 4 * i, 1, false, 0);
+  assert_int_equal (ext2fs_le16_to_cpu (root (&m)->eh_entries), 2);
+  second = ext2fs_le32_to_cpu (EXT_LAST_INDEX (root (&m))->ei_block);
+  remove_range (&m, 40, 80);    /* room in the first leaf */
+  assert_ok (filesystem_flush (m.fs));
+
+  memdev_log_start (m.md);
+  remove_range (&m, second, second + 40);
+  insert (&m, second + 8, 3, false, 0);
+  insert (&m, second + 20, 2, false, 0);
+  assert_ok (filesystem_flush (m.fs));
+  memdev_log_stop (m.md);
+  for (k = 0; k <= m.md->log_count; k++) {
+    for (seed = 1; seed <= 12; seed++) {
+      struct memdev *cut = memdev_power_cut (m.md, k, seed);
+
+      assert_true (image_fsck (cut, "-f -p", 1) <= 1);
+      memdev_free (cut);
+    }
+  }
+  compare (&m);
+  model_free (&m);
+}
+
 /* Blocks added in order fill one leaf after the other. */
 static void
 test_append_fills_leaves (void **state)
@@ -494,6 +534,7 @@ main (void)
     cmocka_unit_test (test_search),
     cmocka_unit_test (test_random),
     cmocka_unit_test (test_grow_and_shrink),
+    cmocka_unit_test (test_neighbour_gives_up),
     cmocka_unit_test (test_append_fills_leaves),
     cmocka_unit_test (test_lengths),
     cmocka_unit_test (test_no_space_for_split),

@@ -322,6 +322,46 @@ test_limit (void **state)
   memdev_free (md);
 }
 
+/* The only free piece lies before the place where the search begins, in
+ * the same group.
+ */
+static void
+test_piece_behind (void **state)
+{
+  struct memdev *md = image_make (PLAIN, IMAGE, files);
+  struct filesystem *fs = image_open (md);
+  const struct goal any = { .at = NOWHERE, .elsewhere = 1, .search = 1 };
+  const struct goal piece = {
+    .at = NOWHERE, .elsewhere = 6 * GROUP - 10, .search = 64,
+  };
+  struct reservation r[256], got;
+  uint64_t blk = 0;
+  unsigned n, i;
+
+  (void) state;
+  lock_acquire (&fs->lock);
+  for (n = 0; alloc_reserve (fs, &any, GROUP, 0, &r[n]) == 0; n++)
+    assert_true (n < 255);
+  assert_int_equal (alloc_reserve (fs, &piece, 1, 0, &got),
+                    EXT2_ET_BLOCK_ALLOC_FAIL);
+  for (i = 0; i < n && blk == 0; i++) {
+    if (group_of (fs, r[i].blk) == 5 && r[i].len > 128) {
+      blk = r[i].blk;
+      alloc_release (fs, &r[i]);
+    }
+  }
+  assert_int_not_equal (blk, 0);
+  assert_ok (alloc_reserve (fs, &piece, 1, 0, &got));
+  assert_in_range (got.blk, blk, 6 * GROUP);
+  assert_int_equal (got.blk % 64, 0);
+  alloc_release (fs, &got);
+  for (i = 0; i < n; i++)
+    alloc_release (fs, &r[i]);
+  lock_release (&fs->lock);
+  image_close (fs, NULL);
+  memdev_free (md);
+}
+
 /* One owner a block. */
 
 #define THREADS 6
@@ -425,6 +465,7 @@ main (void)
     cmocka_unit_test (test_metadata_marked_free),
     cmocka_unit_test (test_goal),
     cmocka_unit_test (test_limit),
+    cmocka_unit_test (test_piece_behind),
     cmocka_unit_test (test_one_owner),
   };
 
