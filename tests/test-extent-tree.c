@@ -329,12 +329,14 @@ test_neighbour_gives_up (void **state)
   second = ext2fs_le32_to_cpu (EXT_LAST_INDEX (root (&m))->ei_block);
   remove_range (&m, 40, 80);    /* room in the first leaf */
   assert_ok (filesystem_flush (m.fs));
+  syncer_drain (m.fs);
 
   memdev_log_start (m.md);
   remove_range (&m, second, second + 40);
   insert (&m, second + 8, 3, false, 0);
   insert (&m, second + 20, 2, false, 0);
   assert_ok (filesystem_flush (m.fs));
+  syncer_drain (m.fs);
   memdev_log_stop (m.md);
   for (k = 0; k <= m.md->log_count; k++) {
     for (seed = 1; seed <= 12; seed++) {
