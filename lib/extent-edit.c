@@ -217,8 +217,8 @@ end_of_child (const struct path *p, unsigned level, unsigned at)
   return node_key (n->eh, at + 1);
 }
 
-/* The parent's child AT into ed->sibling.  False if it is not as it ought
- * to be, or has no room for its part of N entries more.
+/* The parent's child AT into ed->sibling, fit to be changed.  False if it
+ * is not as it ought to be, or has no room for its part of N entries more.
  */
 static bool
 read_sibling (struct edit *ed, unsigned at, unsigned n)
@@ -398,9 +398,8 @@ dirty_path (struct edit *ed)
   }
   if (ed->sibling.mb == NULL)
     return 0;
-  err = alloc_check_tree_block (ed->inode->fs, ed->sibling.mb->blkno);
-  return err ? err : mcache_dirty (ed->inode->fs->mc, ed->sibling.mb,
-                                   MCLASS_TREE, false);
+  return mcache_dirty (ed->inode->fs->mc, ed->sibling.mb, MCLASS_TREE,
+                       false);
 }
 
 static errcode_t
