@@ -33,11 +33,14 @@ def options():
                    help="which rows to run (default all)")
     p.add_argument("--pairs", type=int, metavar="N",
                    help="pairs of measurements (default 5)")
+    p.add_argument("--most", type=int, metavar="N",
+                   help="pairs at most, where more are taken until the "
+                   "median is known well (default 25)")
     p.add_argument("--others", type=int, metavar="N",
                    help="rounds in which those take part that are neither "
                    "the reference nor this filter (default 2)")
     p.add_argument("--seconds", type=float, metavar="S",
-                   help="of one measurement (default 1)")
+                   help="of one measurement (default 0.5)")
     p.add_argument("--size", type=int, metavar="MIB",
                    help="of the files read and overwritten (default 512)")
     p.add_argument("--fill", type=int, metavar="MIB",
@@ -48,6 +51,9 @@ def options():
                    help="open exports (default 1000)")
     p.add_argument("--connections", metavar="N,...", help="of the reads and "
                    "overwrites (default 1,4,16,64)")
+    p.add_argument("--large-pages", action="store_true", help="have the "
+                   "images in the page cache as the kernel likes it; by "
+                   "default it is page by page")
     p.add_argument("--quick", action="store_true",
                    help="a short look: fewer pairs, smaller files")
     p.add_argument("--dir", metavar="DIR", help="for images and sockets, "
@@ -58,10 +64,10 @@ def options():
                    help="the built tree (default ..)")
     p.add_argument("--list", action="store_true", help="list the rows")
     o = p.parse_args()
-    full = {"pairs": 5, "others": 2, "seconds": 1.0, "size": 512,
+    full = {"pairs": 5, "most": 25, "others": 2, "seconds": 0.5, "size": 512,
             "fill": 1024, "fragments": FRAGMENTS, "clients": 1000,
             "connections": "1,4,16,64"}
-    quick = {"pairs": 1, "others": 1, "seconds": 0.5, "size": 128,
+    quick = {"pairs": 1, "most": 1, "others": 1, "seconds": 0.5, "size": 128,
              "fill": 256, "fragments": 40_000, "clients": 200,
              "connections": "1,16"}
     for name, value in (quick if o.quick else full).items():
@@ -140,13 +146,13 @@ def main():
                                      dir=o.dir) as directory:
         tools = Tools(os.path.abspath(o.builddir), srcdir, directory)
         check_tools(tools)
-        images = Images(tools)
+        images = Images(tools, o.large_pages)
         bench = Bench(tools, images, o)
         bench.estimate = int(SETUP + sum(ROWS[n][2](bench) for n in o.rows))
         facts = report.machine(tools)
-        print(f"{len(o.rows)} rows, {o.pairs} pairs each: about "
-              f"{bench.estimate // 60 + 1} minutes; results in {o.out}",
-              flush=True)
+        print(f"{len(o.rows)} rows, {o.pairs} to {bench.most} pairs each: "
+              f"at most about {bench.estimate // 60 + 1} minutes; results "
+              f"in {o.out}", flush=True)
         tools.find(images.small())
         for kind, why in tools.absent.items():
             bench.say(f"{kind}: not run: {why}")

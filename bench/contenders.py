@@ -51,6 +51,7 @@ class Server:
         self.kind = kind
         self.socket = tools.scratch("sock")
         self.uri = f"nbd+unix:///?socket={self.socket}"
+        self.file = None          # what nbdkit serves
         self.mount = None
         self.fuse = None
         self.nbdkit = None
@@ -75,6 +76,7 @@ class Server:
             arguments = ["--filter=ext2"]
         elif self.kind == THIN:
             arguments = ["--filter=offset"]
+        self.file = file
         arguments += [f"--filter={f}" for f in beneath]
         arguments += ["file", f"file={file}"]
         if self.kind in (OURS, DIST):

@@ -5,7 +5,7 @@
 
 A cell is one comparison: in each round everybody is measured once, the
 reference first and this filter next, so that drift of the machine meets
-both.  The ratio is taken within a round; its median and extremes over the
+both.  The ratio is taken within a round; its median and quartiles over the
 rounds are the result.
 """
 
@@ -14,6 +14,10 @@ import time
 
 from contenders import OURS
 from load import Failed
+
+
+# A median's standard error that is small enough.
+ENOUGH = 0.012
 
 
 class Sample:
@@ -27,11 +31,20 @@ class Sample:
 
 
 class Spread:
+    """The median, and the quartiles: half of the values lie between."""
+
     def __init__(self, values):
-        self.median = statistics.median(values)
-        self.low = min(values)
-        self.high = max(values)
         self.number = len(values)
+        if len(values) == 1:
+            values = values * 2
+        self.low, self.median, self.high = statistics.quantiles(
+            values, method="inclusive")
+
+    def error(self):
+        """The standard error of the median, as if of a normal
+        distribution: 1.253 sigma / sqrt n, and the quartiles are 1.349
+        sigma apart."""
+        return 0.93 * (self.high - self.low) / self.number ** 0.5
 
 
 class Cell:
@@ -116,6 +129,7 @@ class Bench:
         self.tools = tools
         self.images = images
         self.pairs = options.pairs
+        self.most = max(options.most, options.pairs)
         self.others = min(options.others, options.pairs)
         self.seconds = options.seconds
         self.size = options.size * 1024 * 1024
@@ -131,7 +145,7 @@ class Bench:
 
     def say(self, text):
         gone = int(time.monotonic() - self.begin)
-        print(f"{gone // 60:3d}:{gone % 60:02d} of about "
+        print(f"{gone // 60:3d}:{gone % 60:02d} of at most "
               f"{self.estimate // 60 + 1} min  {text}", flush=True)
 
     def fact(self, *args, **kwargs):
@@ -146,8 +160,9 @@ class Bench:
     def why_not(self, kind):
         return self.tools.absent.get(kind, "one connection after the other")
 
-    def compare(self, cell, measures, full=(), rounds=None):
-        """measures: {kind: function}, the reference first.
+    def compare(self, cell, measures, full=(), precise=False):
+        """measures: {kind: function}, the reference first.  precise: more
+        rounds, until the median is known well.
 
         The reference, this filter and whatever is in full are measured in
         every round, the others in the first few.  The order is turned round
@@ -155,8 +170,11 @@ class Bench:
         all, is to the cost of the next.
         """
         always = {cell.reference, OURS, *full}
-        rounds = rounds or self.pairs
-        for i in range(rounds):
+        for i in range(self.most if precise else self.pairs):
+            # Whatever the ratio is, so that stopping does not choose it.
+            if i >= self.pairs and cell.ratio() is not None and \
+               cell.ratio().error() <= ENOUGH:
+                break
             order = list(measures.items())
             for kind, measure in reversed(order) if i % 2 else order:
                 if kind in cell.absent:
@@ -177,4 +195,5 @@ class Bench:
             self.say(f"{cell.row}, {cell.label}: no ratio ({text})")
         else:
             self.say(f"{cell.row}, {cell.label}: {spread.median:.2f} "
-                     f"({spread.low:.2f}..{spread.high:.2f})")
+                     f"({spread.low:.2f}..{spread.high:.2f}), "
+                     f"{spread.number} pairs")

@@ -156,7 +156,7 @@ class Picture:
         self.legend(56)
         top = 110
         d.text(BARS, top - 25, "throughput, relative to the reference "
-               "(line: min..max of the pairs)", size=12, colour="#555")
+               "(line: quartiles of the pairs)", size=12, colour="#555")
         d.text(DOTS, top - 25, "p99 latency, logarithmic (left is better)",
                size=12, colour="#555")
         bottom = top + 8 + sum(_height(c) for c in self.cells)

@@ -10,6 +10,7 @@ import subprocess
 import time
 
 from contenders import DIST, FUSE, LINUX, OURS, RAW, THIN, TITLES
+from measure import ENOUGH
 
 
 def _first_line(*argv, error=False):
@@ -100,6 +101,10 @@ def _spread(s):
     return "-" if s is None else f"{s.median:.2f} ({s.low:.2f}..{s.high:.2f})"
 
 
+def _number(s):
+    return "-" if s is None else str(s.number)
+
+
 def _target(cell):
     parts = []
     if cell.target is not None:
@@ -147,13 +152,13 @@ def _cells_table(cells):
              if any(k in c.samples for c in cells)
              and not all(k == c.reference for c in cells)]
     reference = title(cells[0], cells[0].reference)
-    head = ["work", reference, "this filter", "ratio (min..max)",
+    head = ["work", reference, "this filter", "ratio (quartiles)", "pairs",
             "server CPU per request", "p99"]
     head += [f"{TITLES[k]}, ratio" for k in kinds] + ["to reach", "reached"]
     rows = []
     for c in cells:
         rows.append([c.label, speed(c, c.median(c.reference, "speed")),
-                     speed(c, c.median(OURS, "speed")), _spread(c.ratio()),
+                     speed(c, c.median(OURS, "speed")), _spread(c.ratio()), _number(c.ratio()),
                      _cpu_cell(c), _p99(c)]
                     + [_other(c, k) for k in kinds]
                     + [_target(c), verdict(c)])
@@ -174,19 +179,23 @@ def _absent(bench):
 
 NOTES = """\
 Speeds are medians; ratios are taken pair by pair, within a round, to the
-first column of speeds, and given as median (min..max) of {pairs} pairs. The
+first column of speeds, and given as median (quartiles) of {pairs} pairs, or
+up to {most} until the median's standard error is below {enough}. The
 other contenders took part in {others} rounds; a dash says that they were
 not asked or could not. Server CPU is that of the nbdkit process
 (and of fuse2fs): what the kernel does in its own threads for a loop mount is
 not in it. {seconds:g} s a measurement; files of {size} MiB; 16 requests in
 flight in all, or one each with more connections. Filling includes the flush,
-the end of the server, unmounting, and syncing the image."""
+the end of the server, unmounting, and syncing the image. The images were in
+the page cache {pages}."""
 
 
 def markdown(bench, facts, picture):
     lines = ["# Performance", ""]
     lines += _table(["", ""], [[a, b] for a, b in facts])
-    lines += ["", NOTES.format(pairs=bench.pairs, others=bench.others,
+    lines += ["", NOTES.format(pairs=bench.pairs, most=bench.most,
+                               enough=ENOUGH, pages=bench.images.pages(),
+                               others=bench.others,
                                seconds=bench.seconds,
                                size=bench.size // 1048576), ""]
     if bench.cells and picture:

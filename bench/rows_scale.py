@@ -10,7 +10,6 @@ import statistics
 import time
 
 from contenders import DIST, OURS, RAW, Server
-from images import copy
 from load import Background, Failed, client_load
 from measure import Cell, Sample
 from rows import MIB, in_flight, with_cpu
@@ -68,12 +67,13 @@ def fragmented(bench):
                         PACKED: lambda v=verb, n=n: fragmented_sample(
                             bench, packed, v, extents, n, 4096),
                         OURS: lambda v=verb, n=n: fragmented_sample(
-                            bench, server, v, extents, n, 8192)})
+                            bench, server, v, extents, n, 8192)},
+                        precise=True)
 
 
 def fragmented_estimate(bench):
     return (bench.fragments / 12000 + 10 +
-            4 * bench.pairs * 2 * (bench.seconds + 0.4))
+            4 * bench.most * 2 * (bench.seconds + 0.4))
 
 
 # --- Trimming a fragmented gigabyte ------------------------------------------
@@ -103,7 +103,7 @@ def trim(bench):
     def alone():
         nonlocal server
         stack.close()
-        image = copy(source, bench.tools.scratch("img"))
+        image = bench.images.copy(source, bench.tools.scratch("img"))
         stack.callback(os.unlink, image)
         server = stack.enter_context(Server(bench.tools, OURS, image))
         # Its tree is in the cache before; that is not what is asked here.
