@@ -1,0 +1,253 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/* SPDX-FileCopyrightText: 2026 the nbdkit-ext2 authors */
+
+/* The lock for many readers: who is in it together, who is not, and in
+ * which order those come who wait.  ThreadSanitizer sees the plain
+ * variables that it guards here.
+ */
+
+#include <config.h>
+
+#include <pthread.h>
+#include <sched.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "image.h"
+#include "spread-lock.h"
+
+static struct spread_lock lock;
+
+static pthread_t
+start (void *(*what) (void *), void *arg)
+{
+  pthread_t t;
+
+  assert_int_equal (pthread_create (&t, NULL, what, arg), 0);
+  return t;
+}
+
+/* Many of both. */
+
+#define READERS (SPREAD_PARTS + 3)      /* some share a place */
+#define WRITERS 3
+
+static unsigned long a, b;      /* [lock] equal */
+
+static void *
+read_much (void *arg)
+{
+  const unsigned *n = arg;
+  unsigned i;
+
+  for (i = 0; i < *n; i++) {
+    spread_lock_shared (&lock);
+    if (a != b)
+      abort ();
+    if (i % 64 == 0)            /* so that writers have to sleep */
+      usleep (1);
+    spread_unlock_shared (&lock);
+  }
+  return NULL;
+}
+
+static void *
+write_much (void *arg)
+{
+  const unsigned *n = arg;
+  unsigned i;
+
+  for (i = 0; i < *n; i++) {
+    spread_lock_exclusive (&lock);
+    a++;
+    if (i % 16 == 0)            /* so that readers have to */
+      usleep (1);
+    b++;
+    spread_unlock_exclusive (&lock);
+  }
+  return NULL;
+}
+
+static void
+many (unsigned spins)
+{
+  pthread_t t[READERS + WRITERS];
+  unsigned reads = image_scale (20000), writes = image_scale (3000), i;
+  const unsigned long written = (unsigned long) writes * WRITERS;
+
+  a = b = 0;
+  spread_lock_init (&lock, spins);
+  for (i = 0; i < READERS; i++)
+    t[i] = start (read_much, &reads);
+  for (; i < READERS + WRITERS; i++)
+    t[i] = start (write_much, &writes);
+  for (i = 0; i < READERS + WRITERS; i++)
+    pthread_join (t[i], NULL);
+  assert_int_equal (a, written);
+  assert_int_equal (b, written);
+  spread_lock_destroy (&lock);
+}
+
+static void
+test_many_sleeping (void **state)
+{
+  (void) state;
+  many (0);
+}
+
+static void
+test_many_spinning (void **state)
+{
+  (void) state;
+  many (200);
+}
+
+/* Readers are in it together. */
+
+static pthread_barrier_t together;
+
+static void *
+read_together (void *arg)
+{
+  (void) arg;
+  spread_lock_shared (&lock);
+  pthread_barrier_wait (&together);
+  spread_unlock_shared (&lock);
+  return NULL;
+}
+
+static void
+test_readers_share (void **state)
+{
+  pthread_t t[READERS];
+  unsigned i;
+
+  (void) state;
+  spread_lock_init (&lock, 0);
+  pthread_barrier_init (&together, NULL, READERS);
+  for (i = 0; i < READERS; i++)
+    t[i] = start (read_together, NULL);
+  for (i = 0; i < READERS; i++)
+    pthread_join (t[i], NULL);
+  pthread_barrier_destroy (&together);
+  spread_lock_destroy (&lock);
+}
+
+/* The order of those who wait. */
+
+static char order[16];
+static atomic_uint come;
+
+static void
+note (const char *who)
+{
+  order[atomic_fetch_add (&come, 1)] = *who;
+}
+
+static void *
+read_once (void *arg)
+{
+  spread_lock_shared (&lock);
+  note (arg);
+  spread_unlock_shared (&lock);
+  return NULL;
+}
+
+static void *
+write_once (void *arg)
+{
+  spread_lock_exclusive (&lock);
+  note (arg);
+  spread_unlock_exclusive (&lock);
+  return NULL;
+}
+
+static void
+wait_until_closed (void)
+{
+  while (!atomic_load (&lock.closed))
+    sched_yield ();
+}
+
+static void
+wait_until_waiting (unsigned n)
+{
+  unsigned waiting;
+
+  do {
+    sched_yield ();
+    pthread_mutex_lock (&lock.mutex);
+    waiting = lock.waiting;
+    pthread_mutex_unlock (&lock.mutex);
+  } while (waiting < n);
+}
+
+static void
+start_order (void)
+{
+  memset (order, 0, sizeof order);
+  atomic_store (&come, 0);
+  spread_lock_init (&lock, 0);
+}
+
+/* A writer goes before readers that come after him. */
+static void
+test_writer_first (void **state)
+{
+  pthread_t w, r[2];
+
+  (void) state;
+  start_order ();
+  spread_lock_shared (&lock);
+  w = start (write_once, "W");
+  wait_until_closed ();
+  r[0] = start (read_once, "r");
+  r[1] = start (read_once, "r");
+  wait_until_waiting (2);
+  assert_string_equal (order, "");
+  spread_unlock_shared (&lock);
+  pthread_join (w, NULL);
+  pthread_join (r[0], NULL);
+  pthread_join (r[1], NULL);
+  assert_string_equal (order, "Wrr");
+  spread_lock_destroy (&lock);
+}
+
+/* Readers that wait for one writer go before the next. */
+static void
+test_readers_next (void **state)
+{
+  pthread_t w, r[2];
+
+  (void) state;
+  start_order ();
+  spread_lock_exclusive (&lock);
+  r[0] = start (read_once, "r");
+  r[1] = start (read_once, "r");
+  wait_until_waiting (2);
+  w = start (write_once, "W");
+  usleep (20000);               /* it should sleep, but need not */
+  assert_string_equal (order, "");
+  spread_unlock_exclusive (&lock);
+  pthread_join (w, NULL);
+  pthread_join (r[0], NULL);
+  pthread_join (r[1], NULL);
+  assert_string_equal (order, "rrW");
+  spread_lock_destroy (&lock);
+}
+
+int
+main (void)
+{
+  const struct CMUnitTest tests[] = {
+    cmocka_unit_test (test_many_sleeping),
+    cmocka_unit_test (test_many_spinning),
+    cmocka_unit_test (test_readers_share),
+    cmocka_unit_test (test_writer_first),
+    cmocka_unit_test (test_readers_next),
+  };
+
+  image_init ();
+  return cmocka_run_group_tests (tests, NULL, NULL);
+}
