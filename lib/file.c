@@ -3,13 +3,13 @@
 
 /* Reading and writing a file.
  *
- * How a request travels: file_read or file_write takes INODE shared,
- * looks its range up piece by piece (in the file's long runs, or else with
+ * How a request travels: file_read or file_write takes INODE shared for
+ * its range, looks that up piece by piece (in the file's long runs, or else with
  * MAP shared by a search in cached tree blocks), and passes each written
  * piece to the device with the caller's own buffer.  No FS, no libext2fs,
  * no copy.  INODE shared keeps the answer of the lookup true until the I/O
  * is done, because only trims and zeros take blocks away, under INODE
- * exclusive.
+ * exclusive for their range.
  * Holes and unwritten extents read as zeros here; writes to them go
  * through fill.c.
  */
@@ -37,7 +37,7 @@ struct extent_at {
   enum map_state state;
 };
 
-/* Looks up OFFSET.  Locks: INODE. */
+/* Looks up OFFSET.  Locks: INODE for the range. */
 static errcode_t
 lookup (struct inode *inode, uint64_t offset, uint64_t count,
         struct extent_at *at)
@@ -53,12 +53,12 @@ lookup (struct inode *inode, uint64_t offset, uint64_t count,
   if (!runs_find (&inode->runs, m.lblk, &m.pblk, &m.len)) {
     inode_map_lock_shared (inode);
     err = map_lookup (inode, m.lblk, &m);
+    if (!err && m.state == MAP_WRITTEN)
+      runs_note (&inode->runs, m.lblk, m.lblk - m.before, m.before + m.len,
+                 m.pblk - m.before);
     inode_map_unlock_shared (inode);
     if (err)
       return err;
-    if (m.state == MAP_WRITTEN)
-      runs_note (&inode->runs, m.lblk, m.lblk - m.before, m.before + m.len,
-                 m.pblk - m.before);
   }
   at->count = (m.len << bits) - in;
   if (at->count > count)
@@ -147,6 +147,7 @@ errcode_t
 file_read (struct inode *inode, void *buf, uint64_t count, uint64_t offset)
 {
   uint8_t *p = buf;
+  spread_range *range;
   struct extent_at at;
   errcode_t err;
 
@@ -156,7 +157,7 @@ file_read (struct inode *inode, void *buf, uint64_t count, uint64_t offset)
   if (inode->kind == INLINE_DATA)
     return read_inline (inode, buf, count, offset);
 
-  inode_lock_shared (inode);
+  range = inode_lock_shared (inode, offset, count);
   for (; count > 0 && !err; p += at.count, offset += at.count,
          count -= at.count) {
     err = lookup (inode, offset, count, &at);
@@ -167,7 +168,7 @@ file_read (struct inode *inode, void *buf, uint64_t count, uint64_t offset)
     else
       memset (p, 0, at.count);
   }
-  inode_unlock_shared (inode);
+  inode_unlock_shared (inode, range);
   return err;
 }
 
@@ -212,6 +213,7 @@ file_write (struct inode *inode, const void *buf, uint64_t count,
             uint64_t offset, unsigned flags)
 {
   const uint64_t since = atomic_load (&inode->fs->committed_tid);
+  spread_range *range;
   uint64_t done = 0;
   bool retried = false;
   errcode_t err;
@@ -223,9 +225,9 @@ file_write (struct inode *inode, const void *buf, uint64_t count,
     err = write_inline (inode, buf, count, offset);
   else {
     do {
-      inode_lock_shared (inode);
+      range = inode_lock_shared (inode, offset, count);
       err = write_locked (inode, buf, count, offset, flags, &done);
-      inode_unlock_shared (inode);
+      inode_unlock_shared (inode, range);
       /* Blocks freed earlier come back with a commit. */
     } while (err == EXT2_ET_BLOCK_ALLOC_FAIL && !retried &&
              (retried = filesystem_reclaim (inode->fs, since)));
@@ -268,12 +270,14 @@ static errcode_t
 skip_hole (struct inode *inode, uint64_t *start, uint64_t end)
 {
   const unsigned bits = inode->fs->block_bits;
+  const uint64_t offset = *start << bits, count = (end - *start) << bits;
+  spread_range *range;
   struct extent_at at;
   errcode_t err;
 
-  inode_lock_shared (inode);
-  err = lookup (inode, *start << bits, (end - *start) << bits, &at);
-  inode_unlock_shared (inode);
+  range = inode_lock_shared (inode, offset, count);
+  err = lookup (inode, offset, count, &at);
+  inode_unlock_shared (inode, range);
   if (!err && at.state == MAP_HOLE)
     *start += at.count >> bits;
   return err;
@@ -286,6 +290,7 @@ static errcode_t
 unmap (struct inode *inode, uint64_t start, uint64_t end, uint64_t *done)
 {
   struct filesystem *fs = inode->fs;
+  const unsigned bits = fs->block_bits;
   uint64_t next;
   errcode_t err = 0;
 
@@ -293,7 +298,7 @@ unmap (struct inode *inode, uint64_t start, uint64_t end, uint64_t *done)
     err = skip_hole (inode, &start, end);
     if (err || start >= end)
       break;
-    inode_lock_exclusive (inode);
+    inode_lock_exclusive (inode, start << bits, (end - start) << bits);
     inode_map_lock_exclusive (inode);
     lock_acquire (&fs->lock);
     err = unmap_locked (inode, start, end, &next);
@@ -347,11 +352,12 @@ static errcode_t
 unwrite (struct inode *inode, uint64_t start, uint64_t count, uint64_t *done)
 {
   struct filesystem *fs = inode->fs;
+  const unsigned bits = fs->block_bits;
   errcode_t err;
 
   *done = 0;
   do {
-    inode_lock_exclusive (inode);
+    inode_lock_exclusive (inode, start << bits, count << bits);
     inode_map_lock_exclusive (inode);
     lock_acquire (&fs->lock);
     err = unwrite_locked (inode, start, count, done);
@@ -367,14 +373,15 @@ static errcode_t
 zero_edge (struct inode *inode, uint64_t count, uint64_t offset)
 {
   static const uint8_t zeros[65536];    /* the largest block size */
+  spread_range *range;
   struct extent_at at;
   errcode_t err;
 
-  inode_lock_shared (inode);
+  range = inode_lock_shared (inode, offset, count);
   err = lookup (inode, offset, count, &at);
   if (!err && at.state == MAP_WRITTEN)
     err = device_pwrite (inode->fs->dev, zeros, count, at.dev_offset, 0);
-  inode_unlock_shared (inode);
+  inode_unlock_shared (inode, range);
   return err;
 }
 
@@ -384,15 +391,16 @@ zero_edge_allocated (struct inode *inode, uint64_t count, uint64_t offset)
 {
   enum fill_kind kind = inode->kind == MAPPED_BY_EXTENTS ? FILL_UNWRITTEN
     : FILL_ZEROS;
+  spread_range *range;
   struct extent_at at;
   uint64_t done;
   errcode_t err;
 
-  inode_lock_shared (inode);
+  range = inode_lock_shared (inode, offset, count);
   err = lookup (inode, offset, count, &at);
   if (!err && at.state == MAP_HOLE)
     err = fill (inode, kind, NULL, count, offset, &done);
-  inode_unlock_shared (inode);
+  inode_unlock_shared (inode, range);
   return err ? err : zero_edge (inode, count, offset);
 }
 
@@ -403,17 +411,18 @@ static errcode_t
 zero_in_place (struct inode *inode, uint64_t count, uint64_t offset,
                uint64_t *done)
 {
+  spread_range *range;
   struct extent_at at;
   errcode_t err;
 
   *done = 0;
-  inode_lock_shared (inode);
+  range = inode_lock_shared (inode, offset, count);
   err = lookup (inode, offset, count, &at);
   if (!err && at.state == MAP_WRITTEN)
     err = device_zero (inode->fs->dev, at.count, at.dev_offset, 0);
   if (!err && at.state != MAP_HOLE)
     *done = at.count;
-  inode_unlock_shared (inode);
+  inode_unlock_shared (inode, range);
   return err;
 }
 
@@ -426,12 +435,14 @@ zero_piece_allocated (struct inode *inode, uint64_t start, uint64_t end,
   const unsigned bits = fs->block_bits;
   const bool extents = inode->kind == MAPPED_BY_EXTENTS;
   const uint64_t offset = start << bits;
+  const uint64_t count = (end - start) << bits;
+  spread_range *range;
   struct extent_at at;
   uint64_t done = 0;
   errcode_t err;
 
-  inode_lock_shared (inode);
-  err = lookup (inode, offset, (end - start) << bits, &at);
+  range = inode_lock_shared (inode, offset, count);
+  err = lookup (inode, offset, count, &at);
   if (err)
     ;
   else if (at.state == MAP_HOLE)
@@ -448,7 +459,7 @@ zero_piece_allocated (struct inode *inode, uint64_t start, uint64_t end,
     if (!err)
       done = at.count;
   }
-  inode_unlock_shared (inode);
+  inode_unlock_shared (inode, range);
 
   if (err == ENOTSUP && extents) {
     err = unwrite (inode, start, at.count >> bits, &done);
@@ -582,6 +593,7 @@ errcode_t
 file_status (struct inode *inode, uint64_t count, uint64_t offset,
              file_status_fn *fn, void *opaque)
 {
+  spread_range *range;
   struct extent_at at;
   errcode_t err;
 
@@ -592,26 +604,27 @@ file_status (struct inode *inode, uint64_t count, uint64_t offset,
     fn (opaque, offset, count, MAP_WRITTEN);
     return 0;
   }
-  inode_lock_shared (inode);
+  range = inode_lock_shared (inode, offset, count);
   for (; count > 0; offset += at.count, count -= at.count) {
     err = lookup (inode, offset, count, &at);
     if (err || fn (opaque, offset, at.count, at.state) != 0)
       break;
   }
-  inode_unlock_shared (inode);
+  inode_unlock_shared (inode, range);
   return err;
 }
 
 errcode_t
 file_cache (struct inode *inode, uint64_t count, uint64_t offset)
 {
+  spread_range *range;
   struct extent_at at;
   errcode_t err;
 
   err = check_range (inode, count, offset);
   if (err || inode->kind == INLINE_DATA)
     return err;
-  inode_lock_shared (inode);
+  range = inode_lock_shared (inode, offset, count);
   for (; count > 0 && !err; offset += at.count, count -= at.count) {
     err = lookup (inode, offset, count, &at);
     if (err)
@@ -619,6 +632,6 @@ file_cache (struct inode *inode, uint64_t count, uint64_t offset)
     if (at.state == MAP_WRITTEN)
       err = device_cache (inode->fs->dev, at.count, at.dev_offset);
   }
-  inode_unlock_shared (inode);
+  inode_unlock_shared (inode, range);
   return err;
 }

@@ -15,8 +15,8 @@
  *
  * Until the insertion, readers see the hole or unwritten extent that was
  * there before, and a crash or a flush in between finds nothing that
- * points at half-written blocks.  INODE shared keeps trims away
- * throughout; the list keeps other fills of the same blocks away, which
+ * points at half-written blocks.  INODE shared keeps trims of the range
+ * away throughout; the list keeps other fills of the same blocks away, which
  * is what makes the zero-filled edges safe: of two writers to parts of
  * one block, the second finds it written.
  */

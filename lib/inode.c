@@ -22,29 +22,28 @@
 
 /* Locks.  A waiting exclusive request is served before new shared ones
  * (spread-lock.h): otherwise a trim would starve under a steady load of
- * reads.  No thread takes the same lock twice, so this cannot deadlock.
+ * reads of its range.  No thread takes the same lock twice, so this cannot deadlock.
  */
 
-void
-inode_lock_shared (struct inode *inode)
+spread_range *
+inode_lock_shared (struct inode *inode, uint64_t offset, uint64_t count)
 {
   lock_note_acquire (LOCK_INODE);
-  spread_lock_shared (&inode->io_lock);
+  return spread_lock_range_shared (&inode->io_lock, offset, count);
 }
 
 void
-inode_unlock_shared (struct inode *inode)
+inode_unlock_shared (struct inode *inode, spread_range *range)
 {
   lock_note_release (LOCK_INODE);
-  spread_unlock_shared (&inode->io_lock);
+  spread_unlock_range_shared (&inode->io_lock, range);
 }
 
 void
-inode_lock_exclusive (struct inode *inode)
+inode_lock_exclusive (struct inode *inode, uint64_t offset, uint64_t count)
 {
   lock_note_acquire (LOCK_INODE);
-  spread_lock_exclusive (&inode->io_lock);
-  runs_forget (&inode->runs);
+  spread_lock_range_exclusive (&inode->io_lock, offset, count);
 }
 
 void

@@ -43,7 +43,7 @@ struct inode {
   struct inode *hash_next;      /* [ICACHE] */
 
   struct spread_lock io_lock;   /* INODE */
-  struct runs runs;             /* [INODE; see runs.h] */
+  struct runs runs;             /* [see runs.h] */
 
   struct lock fill_lock;        /* FILL */
   pthread_cond_t fill_done;     /* some pending fill has ended */
@@ -84,11 +84,14 @@ extern errcode_t iget (struct filesystem *fs, ext2_ino_t ino,
 extern void iput (struct inode *inode);
 
 /* The four sides of INODE and MAP: see locks.h for when to take which.
- * Taking INODE exclusively forgets the runs.
+ * INODE is had for COUNT bytes of the file from OFFSET on; none are as
+ * good as one.
  */
-extern void inode_lock_shared (struct inode *inode);
-extern void inode_unlock_shared (struct inode *inode);
-extern void inode_lock_exclusive (struct inode *inode);
+extern spread_range *inode_lock_shared (struct inode *inode, uint64_t offset,
+                                        uint64_t count);
+extern void inode_unlock_shared (struct inode *inode, spread_range *range);
+extern void inode_lock_exclusive (struct inode *inode, uint64_t offset,
+                                  uint64_t count);
 extern void inode_unlock_exclusive (struct inode *inode);
 extern void inode_map_lock_shared (struct inode *inode);
 extern void inode_map_unlock_shared (struct inode *inode);

@@ -9,9 +9,10 @@
  *   REGISTRY  which filesystem is open, being opened, being closed
  *             (filters/ext2/share.c)
  *   ICACHE    the table of inodes in use and their reference counts
- *   INODE     reader/writer, one per inode: which blocks belong to it.
+ *   INODE     reader/writer, one per inode, had for a range of the file:
+ *             which blocks belong there.
  *             Shared: I/O on its blocks, and adding blocks; what a lookup
- *             said stays true while it is held.
+ *             said of the range stays true while it is held.
  *             Exclusive: taking blocks away (trim, zero by unmapping).
  *   FILL      per inode: the list of fills in progress
  *   SYNC      who waits for which sync (sync.h).  The sync thread itself

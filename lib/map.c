@@ -111,6 +111,8 @@ map_convert (struct inode *inode, uint64_t lblk, uint32_t len,
 
   if (inode->kind != MAPPED_BY_EXTENTS)
     return EINVAL;
+  if (state != MAP_WRITTEN)
+    runs_forget (&inode->runs, lblk, len);
   /* One extent as a rule.  But since the caller looked, others may have
    * moved the boundary of two leaves to the middle of a longer run.
    */
@@ -132,6 +134,7 @@ errcode_t
 map_remove (struct inode *inode, uint64_t start, uint64_t end,
             struct reservation *r, uint64_t *next)
 {
+  runs_forget (&inode->runs, start, end - start);
   if (inode->kind == MAPPED_BY_EXTENTS)
     return extent_edit (inode, start, end, MAP_HOLE, 0, true, r, next);
   return indirect_remove (inode, start, end, next);

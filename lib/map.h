@@ -55,7 +55,8 @@ extern errcode_t map_insert (struct inode *inode, uint64_t lblk,
                              uint32_t *done);
 
 /* [LBLK, LBLK+LEN), all mapped, becomes STATE.  Part of it may have been
- * done when an error is returned.
+ * done when an error is returned.  For this and the next: taking written
+ * blocks away needs INODE exclusively for them as well.
  */
 extern errcode_t map_convert (struct inode *inode, uint64_t lblk,
                               uint32_t len, enum map_state state,

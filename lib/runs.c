@@ -82,11 +82,16 @@ runs_note (struct runs *r, uint64_t at, uint64_t lblk, uint64_t len,
 }
 
 void
-runs_forget (struct runs *r)
+runs_forget (struct runs *r, uint64_t lblk, uint64_t len)
 {
   unsigned i;
 
-  for (i = 0; i < RUN_SLOTS; i++)
-    if (atomic_load_explicit (&r->slot[i].len, memory_order_relaxed) != 0)
-      set (&r->slot[i], 0, 0, 0);
+  for (i = 0; i < RUN_SLOTS; i++) {
+    struct run_slot *s = &r->slot[i];
+    uint64_t start = atomic_load_explicit (&s->lblk, memory_order_relaxed);
+    uint64_t n = atomic_load_explicit (&s->len, memory_order_relaxed);
+
+    if (lblk < start + n && start < lblk + len)
+      set (s, 0, 0, 0);
+  }
 }

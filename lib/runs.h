@@ -2,12 +2,18 @@
 /* SPDX-FileCopyrightText: 2026 the nbdkit-ext2 authors */
 
 /* The long runs of a file: where its large written pieces lie, found
- * without a lock.  A file in a few pieces, as most disks of virtual
+ * without MAP.  A file in a few pieces, as most disks of virtual
  * machines are, needs no search in its tree for most requests.
  *
- * A run says "these blocks of the file are written, and lie there".  That
- * stays true while INODE is held, because only holders of INODE exclusive
- * take blocks away; they forget all runs first (inode_lock_exclusive).
+ * A run says "these blocks of the file are written, and lie there".  It
+ * comes from a lookup and is noted under the same hold of MAP; who takes
+ * blocks away forgets them under MAP exclusively.  So it is never older
+ * than the tree when it is noted, and nobody notes while another forgets.
+ *
+ * A run may be longer than what its reader has INODE for.  But he uses
+ * only that much of it, and that is true: who has taken blocks of it away
+ * had INODE for them exclusively, and had forgotten the run when he gave
+ * it back.
  *
  * The file is divided into RUN_SLOTS parts of equal length; a slot keeps
  * one run that touches its part and is at least half as long, so that
@@ -43,19 +49,21 @@ struct runs {
 extern void runs_init (struct runs *r, uint64_t blocks);
 
 /* Is LBLK in a known run?  *PBLK is its place, *LEN what is left of the
- * run from there on.  Locks: INODE.
+ * run from there on.  Locks: INODE for what is used of it.
  */
 extern bool runs_find (struct runs *r, uint64_t lblk, uint64_t *pblk,
                        uint64_t *len);
 
 /* Somebody who looked for block AT has found that the LEN blocks from
- * LBLK on are written and lie at PBLK on.  Locks: INODE, since before
- * that was found out.
+ * LBLK on are written and lie at PBLK on.  Locks: MAP, since before that
+ * was found out.
  */
 extern void runs_note (struct runs *r, uint64_t at, uint64_t lblk,
                        uint64_t len, uint64_t pblk);
 
-/* Locks: INODE exclusively. */
-extern void runs_forget (struct runs *r);
+/* All runs with any of the LEN blocks from LBLK on.  Locks: MAP
+ * exclusively.
+ */
+extern void runs_forget (struct runs *r, uint64_t lblk, uint64_t len);
 
 #endif /* EXT2SERVE_RUNS_H */

@@ -2,9 +2,13 @@
 /* SPDX-FileCopyrightText: 2026 the nbdkit-ext2 authors */
 
 /* A reader/writer lock for which readers hardly ever touch the same
- * memory: each thread counts itself in one of several places, and a writer
- * adds them up.  With an ordinary one each reader writes the same cache
- * line twice, which two processors doing 4 KiB requests pass to and fro.
+ * memory, and of which a part of a range can be had: readers and writers
+ * of a file do not wait for each other if their ranges do not overlap.
+ *
+ * Each thread enters itself in one of several places, with its range, and
+ * a writer looks at all of them.  With an ordinary lock each reader writes
+ * the same cache line twice, which two processors doing 4 KiB requests
+ * pass to and fro.
  *
  * It is fair by phases: readers that come while a writer waits let him go
  * first, and when he is done all of them have their turn before the next
@@ -12,14 +16,16 @@
  *
  * The thread that has taken it gives it back, and does not take it twice.
  *
- * Why it is right.  A reader first counts itself, then looks at CLOSED; a
- * writer first sets CLOSED, then looks at the counts.  All four are
+ * Why it is right.  A reader first enters itself, then looks at CLOSED; a
+ * writer first sets CLOSED, then looks at the entries.  All four are
  * sequentially consistent, so one of them sees the other: either the
- * writer waits, or the reader takes its count back and waits.  While
- * CLOSED is set a count goes up only for such a moment, and each reader
- * leaves the place where it (or the writer for it, see below) was
- * counted, or another one, exactly once: the sum that a writer reads is
- * never smaller than the number of those who have the lock.
+ * writer waits, or the reader takes its entry back and waits.
+ *
+ * Most readers enter a range.  Who finds no place for one is counted as a
+ * reader of everything.  While CLOSED is set a count goes up only for a
+ * moment, and each reader leaves where it (or the writer for it, see
+ * below) was counted, or elsewhere, exactly once: the sum that a writer
+ * reads is never smaller than the number of those who have the lock.
  */
 
 #ifndef EXT2SERVE_SPREAD_LOCK_H
@@ -27,24 +33,31 @@
 
 #include <pthread.h>
 #include <stdatomic.h>
-#include <stdbool.h>
+#include <stdint.h>
 
-#define SPREAD_PARTS 8
 #define CACHE_LINE 64
+#define SPREAD_PARTS 8
+#define SPREAD_PLACES 7         /* a part; with the count a cache line */
+
+/* A range in units of 128 KiB: the first and the last of them plus one,
+ * in 32 bits each; 0: none.
+ */
+typedef _Atomic uint64_t spread_range;
 
 struct spread_lock {
   /* What every reader looks at, and nobody but writers changes. */
-  atomic_bool closed;           /* a writer has it or waits for readers */
+  spread_range closed;          /* the writer that has it or waits for it */
   unsigned spins;               /* [constant] */
 
   struct {
-    _Alignas (CACHE_LINE) atomic_int readers;
+    _Alignas (CACHE_LINE) atomic_int counted;
+    spread_range place[SPREAD_PLACES];
   } part[SPREAD_PARTS];
 
   _Alignas (CACHE_LINE)
   pthread_mutex_t writer;       /* held by the one whose turn it is */
   pthread_mutex_t mutex;        /* of what follows; the last to be taken */
-  pthread_cond_t left;          /* a reader has left while it was closed */
+  pthread_cond_t left;          /* a reader in the writer's way has left */
   pthread_cond_t turn;          /* turns has changed */
   unsigned waiting;             /* [mutex] readers that wait for it */
   unsigned turns;               /* [mutex] of readers that have waited */
@@ -53,9 +66,24 @@ struct spread_lock {
 /* Who finds it taken looks again SPINS times before going to sleep. */
 extern void spread_lock_init (struct spread_lock *l, unsigned spins);
 extern void spread_lock_destroy (struct spread_lock *l);
+
+/* All of it. */
 extern void spread_lock_shared (struct spread_lock *l);
 extern void spread_unlock_shared (struct spread_lock *l);
 extern void spread_lock_exclusive (struct spread_lock *l);
 extern void spread_unlock_exclusive (struct spread_lock *l);
+
+/* At least COUNT bytes from OFFSET on; none are as good as one.  What it
+ * returns is for giving it back.
+ */
+extern spread_range *spread_lock_range_shared (struct spread_lock *l,
+                                               uint64_t offset,
+                                               uint64_t count);
+extern void spread_unlock_range_shared (struct spread_lock *l,
+                                        spread_range *place);
+
+/* Given back as all of it is. */
+extern void spread_lock_range_exclusive (struct spread_lock *l,
+                                         uint64_t offset, uint64_t count);
 
 #endif /* EXT2SERVE_SPREAD_LOCK_H */

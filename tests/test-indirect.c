@@ -344,7 +344,7 @@ test_many_groups (void **state)
   assert_true (filesystem_valid_data (fs, first, n));
   assert_ok (file_write (inode, "x", 1, IND << 16, 0));
 
-  inode_lock_exclusive (inode);
+  inode_lock_exclusive (inode, 0, UINT64_MAX);
   inode_map_lock_exclusive (inode);
   lock_acquire (&fs->lock);
   assert_ok (mcache_read (fs->mc, inode->raw->i_block[EXT2_IND_BLOCK], &mb));
