@@ -195,6 +195,32 @@ set (struct memdev *md, uint64_t offset, uint8_t with, uint32_t count)
     memset (md->mem + offset, with, count);
 }
 
+static void
+stay_if_held (struct memdev *md, uint32_t count, uint64_t offset)
+{
+  const uint64_t at = atomic_load_explicit (&md->hold, memory_order_relaxed);
+
+  if (at == 0 || at < offset || at - offset >= count)
+    return;
+  atomic_store (&md->held, true);
+  while (atomic_load (&md->hold) == at)
+    usleep (100);
+}
+
+void
+memdev_hold (struct memdev *md, uint64_t offset)
+{
+  atomic_store (&md->held, false);
+  atomic_store (&md->hold, offset);
+}
+
+void
+memdev_wait_held (struct memdev *md)
+{
+  while (!atomic_load (&md->held))
+    usleep (100);
+}
+
 static errcode_t
 md_pread (struct device *dev, void *buf, uint32_t count, uint64_t offset)
 {
@@ -202,6 +228,7 @@ md_pread (struct device *dev, void *buf, uint32_t count, uint64_t offset)
   errcode_t err = enter (md, MEMDEV_READ);
 
   check_call (md, count, offset);
+  stay_if_held (md, count, offset);
   if (!err)
     copy (md, buf, md->mem + offset, count);
   return err;
@@ -220,6 +247,7 @@ md_pwrite (struct device *dev, const void *buf, uint32_t count,
     abort ();
   if (err)
     return err;
+  stay_if_held (md, count, offset);
   n = log_begin (md, MEMDEV_WRITE, buf, count, offset, flags);
   copy (md, md->mem + offset, buf, count);
   log_end (md, n);

@@ -54,6 +54,9 @@ struct memdev {
   unsigned delay_us;            /* up to this long per call, 0 = none */
   bool overlaps;                /* overlapping calls are meant: no race */
 
+  _Atomic uint64_t hold;        /* see memdev_hold; 0: none */
+  atomic_bool held;             /* one stays */
+
   _Atomic uint64_t calls[MEMDEV_CALLS];
 
   unsigned fail_mask;           /* which calls may fail */
@@ -85,6 +88,14 @@ extern struct memdev *memdev_copy (struct memdev *md);
 extern void memdev_fail (struct memdev *md, unsigned mask, uint64_t n,
                          uint64_t count, errcode_t error);
 extern void memdev_heal (struct memdev *md);
+
+/* Reads and writes of the byte at OFFSET do not end until there is a call
+ * with 0.
+ */
+extern void memdev_hold (struct memdev *md, uint64_t offset);
+
+/* Wait until there is such a call. */
+extern void memdev_wait_held (struct memdev *md);
 
 /* Has a call failed since memdev_fail? */
 extern bool memdev_has_failed (struct memdev *md);
