@@ -41,6 +41,7 @@ static uint64_t step;           /* distance of blocks, by default as above */
 static uint64_t start;
 static uint64_t length;         /* 0: to the end */
 static unsigned flush_every;    /* requests of a connection; 0: never */
+static double rate;             /* at most, a second and connection; 0: any */
 static enum order order = SEQUENTIAL;
 
 struct samples {
@@ -234,21 +235,42 @@ stop (int signum)
   stopped = 1;
 }
 
+/* Is it too early for another request?  Waits a while, if nothing else
+ * will end the waiting.
+ */
+static bool
+is_early (struct connection *c, uint64_t begin)
+{
+  const uint64_t sent = c->requests + c->samples[FLUSH].nr;
+  uint64_t due, t;
+
+  if (rate == 0)
+    return false;
+  due = begin + (uint64_t) ((double) sent / rate * 1e9);
+  t = now ();
+  if (t >= due)
+    return false;
+  if (c->in_flight == 0)
+    usleep ((useconds_t) ((due - t) / 1000 % 10000 + 1));
+  return true;
+}
+
 static void *
 run (void *opaque)
 {
   struct connection *c = opaque;
-  uint64_t end;
+  uint64_t begin, end;
   bool more = true;
   unsigned i;
 
   pthread_barrier_wait (&ready);
-  end = now () + (uint64_t) (seconds * 1e9);
+  begin = now ();
+  end = begin + (uint64_t) (seconds * 1e9);
   do {
     if (stopped || (seconds > 0 && now () >= end))
       more = false;
     for (i = 0; more && i < depth; i++)
-      if (!c->slots[i].busy)
+      if (!c->slots[i].busy && !is_early (c, begin))
         more = send_request (c, &c->slots[i]);
     if (c->in_flight > 0 && nbd_poll (c->nbd, -1) == -1)
       die ("%s", nbd_get_error ());
@@ -333,7 +355,7 @@ options (int argc, char *argv[])
 {
   int opt;
 
-  while ((opt = getopt (argc, argv, "b:c:d:f:l:o:p:s:S:t:")) != -1) {
+  while ((opt = getopt (argc, argv, "b:c:d:f:l:o:p:r:s:S:t:")) != -1) {
     switch (opt) {
     case 'b': block = strtoull (optarg, NULL, 0); break;
     case 'c': connections = (unsigned) strtoul (optarg, NULL, 0); break;
@@ -345,6 +367,7 @@ options (int argc, char *argv[])
       order = optarg[0] == 's' ? SEQUENTIAL
         : optarg[0] == 'r' ? RANDOM : PERMUTED;
       break;
+    case 'r': rate = strtod (optarg, NULL); break;
     case 's': start = strtoull (optarg, NULL, 0); break;
     case 'S': step = strtoull (optarg, NULL, 0); break;
     case 't': seconds = strtod (optarg, NULL); break;

@@ -150,10 +150,13 @@ class Images:
         return self.made[name + "/img"]
 
     def packed(self, extents):
-        """The same amount of data in one piece."""
+        """As long, in one piece and full, so that the same blocks of it are
+        as far from each other on the disk."""
         name = f"packed-{extents}"
         if name not in self.made:
-            self.warm(self._make(name, extents * 4096)[1])
+            raw, image = self._make(name, extents * 8192)
+            os.unlink(raw)
+            self.warm(image)
         return self.made[name + "/img"]
 
     def files(self, number):

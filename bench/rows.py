@@ -250,10 +250,27 @@ BUSY = {
     "fills and trims": {"o": "wt", "b": 65536, "p": "permuted"},
     "flushes new blocks": {"o": "wf", "b": 4096, "p": "permuted"},
 }
+# And at a pace that leaves the processors to the others, so that what is
+# left is waiting: how many requests a second.
+PACED = {
+    "fills": (2000, "32 MiB/s"),
+    "fills and trims": (1000, "32 MiB/s"),
+    "flushes new blocks": (400, "200 times a second"),
+}
 HOLES = 6 * 1024 * MIB
 
 
-def beside(bench):
+def busy_clients(paced):
+    """(what it does, its options, target or not)"""
+    for what, options in BUSY.items():
+        if not paced:
+            yield what, options, what != JUST_OVERWRITES
+        elif what in PACED:
+            rate, words = PACED[what]
+            yield f"{what}, {words}", {**options, "r": rate}, True
+
+
+def beside(bench, paced):
     """Each pair: the clients alone, then beside a busy one.  The raw file
     shows what the shared processors alone cost."""
     program = bench.tools.client("client-load")
@@ -268,14 +285,14 @@ def beside(bench):
         return Sample(r["requests"] / r["seconds"], side["p99"], None,
                       side["max"])
 
-    def beside_busy(server, verb, what):
+    def beside_busy(server, verb, options, holes):
         part, start = data, 0
-        if what != JUST_OVERWRITES:
+        if holes:
             part = HOLES // 40
             start = data + next(slices) % 40 * part
         ready_memory(part)
         busy = Background(program, server.uri, s=start, l=part,
-                          t=bench.seconds + 0.4, **BUSY[what])
+                          t=bench.seconds + 0.4, **options)
         try:
             time.sleep(0.2)
             return victims(server, verb)
@@ -291,27 +308,30 @@ def beside(bench):
             warm(bench, servers[kind], data)
             if kind == OURS:
                 keep_open(stack, servers[kind])
-        for what in BUSY:
+        for what, options, judged in busy_clients(paced):
             for verb, name in ("r", "reads"), ("w", "overwrites"):
                 cell = Cell(
-                    "beside", f"4 KiB {name}, 4 connections, while another "
+                    "paced" if paced else "beside", f"4 KiB {name}, 4 connections, while another "
                     f"client {what}", "alone",
-                    target=None if what == JUST_OVERWRITES else 0.8,
-                    p99_target=None if what == JUST_OVERWRITES else 3,
+                    target=0.8 if judged else None,
+                    p99_target=3 if judged else None,
                     against={RAW: "raw alone"},
                     titles={"alone": "this filter, nobody else"})
                 measures = {}
                 for label, s in ("raw alone", RAW), ("alone", OURS):
                     measures[label] = (
                         lambda s=servers[s], v=verb: victims(s, v))
-                    measures[s] = (lambda s=servers[s], v=verb, w=what:
-                                   beside_busy(s, v, w))
+                    measures[s] = (
+                        lambda s=servers[s], v=verb, o=options, h=judged:
+                        beside_busy(s, v, o, h))
                 bench.compare(cell, measures, full=(RAW, "raw alone"),
-                              precise=True)
+                              precise=paced)
 
 
-def beside_estimate(bench):
-    return 2 * len(BUSY) * bench.most * (4 * bench.seconds + 1.8) + 4
+def beside_estimate(bench, paced):
+    cells = 2 * (len(PACED) if paced else len(BUSY))
+    pairs = bench.most if paced else bench.pairs
+    return cells * pairs * (4 * bench.seconds + 1.4) + 4
 
 
 # Name: (what it measures, function, estimate in seconds).
@@ -329,5 +349,11 @@ ROWS["fill"] = ("filling holes, against Linux on a loop mount", fill,
                 fill_estimate)
 ROWS["fua"] = ("FUA writes into holes, against Linux on a loop mount", fua,
                fua_estimate)
-ROWS["beside"] = ("other clients while one fills, trims or flushes", beside,
-                  beside_estimate)
+ROWS["beside"] = (
+    "other clients while one fills, trims or flushes as fast as it can",
+    lambda bench: beside(bench, False),
+    lambda bench: beside_estimate(bench, False))
+ROWS["paced"] = (
+    "other clients while one does so at a steady pace",
+    lambda bench: beside(bench, True),
+    lambda bench: beside_estimate(bench, True))

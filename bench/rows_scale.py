@@ -19,22 +19,24 @@ PACKED = "packed"
 
 # --- A file in very many extents ---------------------------------------------
 
-def fragmented_sample(bench, server, verb, extents, connections, step):
-    """Random 4 KiB on data only: every request is one of the disk, in
-    either file."""
+STEP = 8192                     # bytes from one extent to the next
+
+
+def fragmented_sample(bench, server, verb, extents, connections):
+    """Random 4 KiB, of the same blocks in either file."""
     r, cpu = with_cpu(server, lambda: client_load(
         bench.tools.client("client-load"), server.uri, o=verb, b=4096,
-        S=step, l=extents * step, p="random", c=connections,
+        S=STEP, l=extents * STEP, p="random", c=connections,
         d=in_flight(connections), t=bench.seconds))
     side = r["write" if verb == "w" else "read"]
     return Sample(r["requests"] / r["seconds"], side["p99"], cpu)
 
 
-def read_all(bench, server, extents, step):
-    """How much memory of the server reading every block has taken."""
+def read_all(bench, server, extents):
+    """How much memory of the server reading every extent has taken."""
     before = server.memory()
     client_load(bench.tools.client("client-load"), server.uri, o="r",
-                b=4096, S=step, l=extents * step, p="seq", d=16)
+                b=4096, S=STEP, l=extents * STEP, p="seq", d=16)
     return server.memory() - before
 
 
@@ -51,8 +53,8 @@ def fragmented(bench):
             for s, step in (packed, step_p), (server, step_s):
                 step("connect", s.uri)
                 step("read", 0, 4096)
-            one = read_all(bench, packed, extents, 4096)
-            many = read_all(bench, server, extents, 8192)
+            one = read_all(bench, packed, extents)
+            many = read_all(bench, server, extents)
             bench.fact("fragmented", "memory after reading all of it, more "
                        "than for the file in one piece, per extent",
                        (many - one) / extents, "bytes", 16)
@@ -65,14 +67,14 @@ def fragmented(bench):
                         titles={PACKED: "this filter, file in one piece"})
                     bench.compare(cell, {
                         PACKED: lambda v=verb, n=n: fragmented_sample(
-                            bench, packed, v, extents, n, 4096),
+                            bench, packed, v, extents, n),
                         OURS: lambda v=verb, n=n: fragmented_sample(
-                            bench, server, v, extents, n, 8192)},
+                            bench, server, v, extents, n)},
                         precise=True)
 
 
 def fragmented_estimate(bench):
-    return (bench.fragments / 12000 + 10 +
+    return (bench.fragments / 10000 + 10 +
             4 * bench.most * 2 * (bench.seconds + 0.4))
 
 
