@@ -33,6 +33,7 @@
 
 #include "locks.h"
 #include "mcache.h"
+#include "spread-lock.h"
 
 #define SHARDS 16
 
@@ -41,8 +42,11 @@
 
 #define MBUF_DEAD (UINT32_C (1) << 31)
 
+/* In whole cache lines. */
+#define MBUF_SIZE ((sizeof (struct mbuf) + CACHE_LINE - 1) & -CACHE_LINE)
+
 struct shard {
-  pthread_rwlock_t lock;        /* MCACHE: shared to find, else exclusive */
+  struct spread_lock lock;      /* MCACHE: shared to find, else exclusive */
   struct mbuf **buckets;
   struct mbuf lru;              /* list head: lru_next is the newest */
   size_t clean;                 /* buffers on the list */
@@ -84,24 +88,31 @@ bucket_of (struct mcache *mc, struct shard *sh, uint64_t blkno)
 }
 
 static void
-shard_find_lock (struct shard *sh)
+shard_lock_shared (struct shard *sh)
 {
   lock_note_acquire (LOCK_MCACHE);
-  pthread_rwlock_rdlock (&sh->lock);
+  spread_lock_shared (&sh->lock);
+}
+
+static void
+shard_unlock_shared (struct shard *sh)
+{
+  lock_note_release (LOCK_MCACHE);
+  spread_unlock_shared (&sh->lock);
 }
 
 static void
 shard_lock (struct shard *sh)
 {
   lock_note_acquire (LOCK_MCACHE);
-  pthread_rwlock_wrlock (&sh->lock);
+  spread_lock_exclusive (&sh->lock);
 }
 
 static void
 shard_unlock (struct shard *sh)
 {
   lock_note_release (LOCK_MCACHE);
-  pthread_rwlock_unlock (&sh->lock);
+  spread_unlock_exclusive (&sh->lock);
 }
 
 static void
@@ -135,12 +146,12 @@ mbuf_free (struct mbuf *mb)
 struct mcache *
 mcache_new (struct device *dev, uint32_t block_size, size_t limit)
 {
-  struct mcache *mc = calloc (1, sizeof *mc);
-  pthread_rwlockattr_t attr;
+  struct mcache *mc = aligned_alloc (CACHE_LINE, sizeof *mc);
   size_t i;
 
   if (mc == NULL)
     return NULL;
+  memset (mc, 0, sizeof *mc);
   mc->dev = dev;
   mc->block_size = block_size;
   mc->limit = limit / block_size / SHARDS;
@@ -148,20 +159,15 @@ mcache_new (struct device *dev, uint32_t block_size, size_t limit)
     mc->limit = 4;
   for (mc->buckets = 16; mc->buckets < mc->limit; mc->buckets *= 2)
     ;
-  /* A miss must get its turn among any number of hits. */
-  pthread_rwlockattr_init (&attr);
-  pthread_rwlockattr_setkind_np
-    (&attr, PTHREAD_RWLOCK_PREFER_WRITER_NONRECURSIVE_NP);
   for (i = 0; i < SHARDS; i++) {
     struct shard *sh = &mc->shards[i];
 
-    pthread_rwlock_init (&sh->lock, &attr);
+    spread_lock_init (&sh->lock, LOCK_SPINS);
     pthread_mutex_init (&sh->load_lock, NULL);
     pthread_cond_init (&sh->loaded, NULL);
     sh->lru.lru_next = sh->lru.lru_prev = &sh->lru;
     sh->buckets = calloc (mc->buckets, sizeof *sh->buckets);
   }
-  pthread_rwlockattr_destroy (&attr);
   for (i = 0; i < SHARDS; i++) {
     if (mc->shards[i].buckets == NULL) {
       mcache_free (mc);
@@ -192,7 +198,7 @@ mcache_free (struct mcache *mc)
     free (sh->buckets);
     pthread_cond_destroy (&sh->loaded);
     pthread_mutex_destroy (&sh->load_lock);
-    pthread_rwlock_destroy (&sh->lock);
+    spread_lock_destroy (&sh->lock);
   }
   free (mc->dirty);
   free (mc);
@@ -272,10 +278,11 @@ static struct mbuf *
 hash_add (struct mcache *mc, struct shard *sh, uint64_t blkno)
 {
   struct mbuf **bucket = bucket_of (mc, sh, blkno);
-  struct mbuf *mb = calloc (1, sizeof *mb);
+  struct mbuf *mb = aligned_alloc (CACHE_LINE, MBUF_SIZE);
 
   if (mb == NULL)
     return NULL;
+  memset (mb, 0, sizeof *mb);
   mb->data = calloc (1, mc->block_size);
   if (mb->data == NULL) {
     free (mb);
@@ -296,14 +303,14 @@ find_and_pin (struct mcache *mc, struct shard *sh, uint64_t blkno)
 {
   struct mbuf *mb;
 
-  shard_find_lock (sh);
+  shard_lock_shared (sh);
   mb = hash_find (mc, sh, blkno);
   if (mb) {
     pin (mb);
     if (!atomic_load_explicit (&mb->used, memory_order_relaxed))
       atomic_store (&mb->used, true);
   }
-  shard_unlock (sh);
+  shard_unlock_shared (sh);
   return mb;
 }
 

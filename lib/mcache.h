@@ -40,6 +40,19 @@ struct mbuf {
   uint64_t blkno;               /* [constant] */
   uint8_t *data;                /* [FS, or FS + MAP; see above] */
 
+  /* mcache.c's, but here, so that what a lookup needs is in one cache
+   * line.  [MCACHE] unless stated
+   */
+  struct mbuf *hash_next;
+
+  /* Pins, and MBUF_DEAD once it is forgotten.  [atomic; taken under
+   * MCACHE, dropped without] A commit's copy on its way counts as a pin.
+   */
+  _Atomic uint32_t pins;
+  atomic_bool loading;          /* [atomic] content not there yet */
+  atomic_bool used;             /* [atomic] since eviction last looked */
+  errcode_t error;              /* of the read; before loading ends */
+
   /* Inode whose tree this block has been found, and verified, in; 0 =
    * none.  A second one means a damaged image: two locks for one block.
    * [atomic: verifying twice is harmless]
@@ -52,20 +65,11 @@ struct mbuf {
    */
   _Atomic uint64_t seal;
 
-  /* The rest belongs to mcache.c.  [MCACHE] unless stated */
-
-  /* Pins, and MBUF_DEAD once it is forgotten.  [atomic; taken under
-   * MCACHE, dropped without] A commit's copy on its way counts as a pin.
-   */
-  _Atomic uint32_t pins;
-  atomic_bool loading;          /* [atomic] content not there yet */
-  atomic_bool used;             /* [atomic] since eviction last looked */
+  /* The rest belongs to mcache.c too. */
   bool dirty;                   /* in the running set; changed under FS */
   unsigned copies;              /* frozen ones not yet in place */
   bool fresh;                   /* [FS] new in the running set */
   enum mclass mclass;           /* [FS] meaningful while dirty */
-  errcode_t error;              /* of the read; before loading ends */
-  struct mbuf *hash_next;
   struct mbuf *lru_prev, *lru_next;   /* clean buffers only */
   size_t dirty_index;           /* [FS] position in the dirty array */
 };
