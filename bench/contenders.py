@@ -51,6 +51,7 @@ class Server:
         self.kind = kind
         self.socket = tools.scratch("sock")
         self.uri = f"nbd+unix:///?socket={self.socket}"
+        self.image = image
         self.file = None          # what nbdkit serves
         self.mount = None
         self.fuse = None

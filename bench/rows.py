@@ -14,7 +14,7 @@ from load import Background, Failed, client_load, fio
 from measure import Cell, Sample
 
 KIB, MIB = 1024, 1024 * 1024
-START = 0.2                     # seconds that starting a client takes
+START = 0.3                     # seconds beside a measurement
 
 
 def in_flight(connections):
@@ -80,6 +80,12 @@ def plain_servers(bench):
         yield servers
 
 
+def move(bench, servers):
+    """New places in the page cache for those who are compared."""
+    for kind in RAW, THIN, OURS:
+        bench.images.warm(servers[kind].image)
+
+
 def timed_sample(bench, server, rw, block, connections):
     """Not fio: its jobs each run for so long from a start of their own, so
     that with many the first have ended before the last begin."""
@@ -120,7 +126,8 @@ def speed_row(row, rw, block):
                     for k, s in servers.items()
                     if k in (RAW, THIN, OURS)
                     or among_others(n) and bench.can(k, n)},
-                    full=(THIN,), precise=True)
+                    full=(THIN,), precise=True,
+                    again=lambda: move(bench, servers))
 
     def estimate(bench):
         n = len(bench.connections)
@@ -151,7 +158,8 @@ def mixed(bench):
                 bench.compare(cell, {
                     k: lambda s=s, e=every, n=n: sample(s, e, n)
                     for k, s in servers.items()
-                    if k in (RAW, OURS) or bench.can(k, n)}, precise=True)
+                    if k in (RAW, OURS) or bench.can(k, n)}, precise=True,
+                    again=lambda: move(bench, servers))
 
 
 def mixed_estimate(bench):
