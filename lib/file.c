@@ -258,8 +258,12 @@ unmap_locked (struct inode *inode, uint64_t start, uint64_t end,
   if (alloc_reserve (fs, NULL, 0, map_meta_needed (inode), &r) != 0)
     memset (&r, 0, sizeof r);
   err = map_remove (inode, start, end, &r, next);
-  /* They may go to somebody else; what is left, the tree knows. */
-  window_forget (&inode->windows);
+  /* What is freed may go to somebody else.  Other windows stay: fills
+   * there may not have come to the tree yet.
+   */
+  if (!err)
+    window_forget (&inode->windows, start, *next,
+                   alloc_window (fs, inode->size >> fs->block_bits));
   alloc_release (fs, &r);
   err2 = inode_write (inode);
   return err ? err : err2;

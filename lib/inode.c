@@ -18,6 +18,10 @@
 #include "inode.h"
 #include "iomgr.h"
 
+/* Zero-filled edges and trims of whole blocks rely on it. */
+_Static_assert (EXT2_MAX_BLOCK_LOG_SIZE < SPREAD_UNIT_BITS,
+                "a block lies in one unit of INODE");
+
 #define FLAG_COMPRESSED 0x00000200      /* EXT2_COMPRBLK_FL */
 
 /* Locks.  A waiting exclusive request is served before new shared ones

@@ -12,13 +12,12 @@
 
 /* Ranges. */
 
-#define UNIT_BITS 17
 #define EVERYTHING ((UINT64_C (1) << 32) | UINT32_MAX)
 
 static uint64_t
 unit (uint64_t offset)
 {
-  const uint64_t n = (offset >> UNIT_BITS) + 1;
+  const uint64_t n = (offset >> SPREAD_UNIT_BITS) + 1;
 
   return n < UINT32_MAX ? n : UINT32_MAX;
 }
@@ -176,7 +175,7 @@ spread_unlock_shared (struct spread_lock *l)
 /* Readers of a range. */
 
 static spread_range *
-enter (spread_range *place, uint64_t range)
+enter_part (spread_range *place, uint64_t range)
 {
   unsigned i;
 
@@ -188,6 +187,18 @@ enter (spread_range *place, uint64_t range)
       return &place[i];
   }
   return NULL;
+}
+
+/* Elsewhere only if the own part is full. */
+static spread_range *
+enter (struct spread_lock *l, unsigned part, uint64_t range)
+{
+  spread_range *place = NULL;
+  unsigned i;
+
+  for (i = 0; i < SPREAD_PARTS && place == NULL; i++)
+    place = enter_part (l->part[(part + i) % SPREAD_PARTS].place, range);
+  return place;
 }
 
 static void
@@ -204,7 +215,7 @@ spread_lock_range_shared (struct spread_lock *l, uint64_t offset,
 {
   const uint64_t range = make_range (offset, count);
   const unsigned part = own_part ();
-  spread_range *place = enter (l->part[part].place, range);
+  spread_range *place = enter (l, part, range);
 
   if (place == NULL) {
     spread_lock_shared (l);
@@ -232,11 +243,11 @@ spread_unlock_range_shared (struct spread_lock *l, spread_range *place)
 static bool
 has_readers (struct spread_lock *l, uint64_t range)
 {
-  int sum = 0;
+  unsigned sum = 0;             /* counts of single parts drift apart */
   unsigned i, j;
 
   for (i = 0; i < SPREAD_PARTS; i++) {
-    sum += atomic_load (&l->part[i].counted);
+    sum += (unsigned) atomic_load (&l->part[i].counted);
     for (j = 0; j < SPREAD_PLACES; j++)
       if (overlap (atomic_load (&l->part[i].place[j]), range))
         return true;

@@ -13,6 +13,8 @@
  * It is fair by phases: readers that come while a writer waits let him go
  * first, and when he is done all of them have their turn before the next
  * writer.  So neither steady reading nor steady writing starves the other.
+ * Writers come one after the other, whatever their ranges are, and a reader
+ * who has waited for one counts as a reader of everything.
  *
  * The thread that has taken it gives it back, and does not take it twice.
  *
@@ -39,9 +41,10 @@
 #define SPREAD_PARTS 8
 #define SPREAD_PLACES 7         /* a part; with the count a cache line */
 
-/* A range in units of 128 KiB: the first and the last of them plus one,
- * in 32 bits each; 0: none.
+/* A range in units: the first and the last of them plus one, in 32 bits
+ * each; 0: none.
  */
+#define SPREAD_UNIT_BITS 17
 typedef _Atomic uint64_t spread_range;
 
 struct spread_lock {

@@ -5,8 +5,6 @@
 
 #include <config.h>
 
-#include <string.h>
-
 #include "window.h"
 
 /* WINDOWS if it is not there. */
@@ -49,7 +47,12 @@ window_note (struct windows *ws, uint64_t lblk, uint32_t size, uint64_t pblk)
 }
 
 void
-window_forget (struct windows *ws)
+window_forget (struct windows *ws, uint64_t start, uint64_t end,
+               uint32_t size)
 {
-  memset (ws, 0, sizeof *ws);
+  unsigned i;
+
+  for (i = 0; i < WINDOWS; i++)
+    if (ws->window[i].lblk < end && start < ws->window[i].lblk + size)
+      ws->window[i].pblk = 0;
 }

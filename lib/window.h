@@ -30,8 +30,9 @@ struct windows {
 extern bool window_recall (const struct windows *ws, uint64_t lblk,
                            uint32_t size, uint64_t *pblk);
 
-/* Forgets them all. */
-extern void window_forget (struct windows *ws);
+/* Forgets those with any of the blocks [START, END). */
+extern void window_forget (struct windows *ws, uint64_t start, uint64_t end,
+                           uint32_t size);
 
 /* LBLK's window of SIZE blocks has been placed so that LBLK is at PBLK. */
 extern void window_note (struct windows *ws, uint64_t lblk, uint32_t size,

@@ -214,6 +214,26 @@ memdev_hold (struct memdev *md, uint64_t offset)
   atomic_store (&md->hold, offset);
 }
 
+static void
+stay_if_byte (struct memdev *md, const uint8_t *data)
+{
+  const unsigned byte = atomic_load_explicit (&md->hold_byte,
+                                              memory_order_relaxed);
+
+  if (byte == 0 || data[0] != byte)
+    return;
+  atomic_store (&md->held, true);
+  while (atomic_load (&md->hold_byte) == byte)
+    usleep (100);
+}
+
+void
+memdev_hold_byte (struct memdev *md, uint8_t byte)
+{
+  atomic_store (&md->held, false);
+  atomic_store (&md->hold_byte, byte);
+}
+
 void
 memdev_wait_held (struct memdev *md)
 {
@@ -248,6 +268,7 @@ md_pwrite (struct device *dev, const void *buf, uint32_t count,
   if (err)
     return err;
   stay_if_held (md, count, offset);
+  stay_if_byte (md, buf);
   n = log_begin (md, MEMDEV_WRITE, buf, count, offset, flags);
   copy (md, md->mem + offset, buf, count);
   log_end (md, n);

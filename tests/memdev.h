@@ -55,6 +55,7 @@ struct memdev {
   bool overlaps;                /* overlapping calls are meant: no race */
 
   _Atomic uint64_t hold;        /* see memdev_hold; 0: none */
+  atomic_uint hold_byte;        /* see memdev_hold_byte; 0: none */
   atomic_bool held;             /* one stays */
 
   _Atomic uint64_t calls[MEMDEV_CALLS];
@@ -93,6 +94,9 @@ extern void memdev_heal (struct memdev *md);
  * with 0.
  */
 extern void memdev_hold (struct memdev *md, uint64_t offset);
+
+/* The same for writes of this byte. */
+extern void memdev_hold_byte (struct memdev *md, uint8_t byte);
 
 /* Wait until there is such a call. */
 extern void memdev_wait_held (struct memdev *md);

@@ -9,14 +9,12 @@
 #include <config.h>
 
 #include <errno.h>
-#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
 #include "image.h"
-#include "map.h"
 
 #define THREADS 6
 
@@ -245,217 +243,6 @@ test_open_and_put (void **state)
   memdev_free (md);
 }
 
-/* A request that the device does not answer holds up trims and zeros of
- * its range, and of no other.
- */
-
-#define UNIT (UINT64_C (128) << 10)     /* of spread-lock.c */
-
-struct request {
-  pthread_t thread;
-  struct inode *inode;
-  enum { READ, WRITE, TRIM, ZERO } what;
-  uint64_t offset, count;
-  atomic_bool done;
-};
-
-static void *
-make_request (void *opaque)
-{
-  struct request *r = opaque;
-  uint8_t *buf = calloc (1, r->count);
-
-  must (buf != NULL);
-  switch (r->what) {
-  case READ:
-    must (file_read (r->inode, buf, r->count, r->offset) == 0);
-    break;
-  case WRITE:
-    must (file_write (r->inode, buf, r->count, r->offset, 0) == 0);
-    break;
-  case TRIM:
-    must (file_trim (r->inode, r->count, r->offset, 0) == 0);
-    break;
-  case ZERO:
-    must (file_zero (r->inode, r->count, r->offset, 0) == 0);
-    break;
-  }
-  atomic_store (&r->done, true);
-  free (buf);
-  return NULL;
-}
-
-static void
-start_request (struct request *r, struct inode *inode)
-{
-  r->inode = inode;
-  must (pthread_create (&r->thread, NULL, make_request, r) == 0);
-}
-
-static uint64_t
-place_of (struct inode *inode, uint64_t offset)
-{
-  const unsigned bits = inode->fs->block_bits;
-  struct mapping m;
-
-  inode_map_lock_shared (inode);
-  assert_ok (map_lookup (inode, offset >> bits, &m));
-  inode_map_unlock_shared (inode);
-  assert_int_equal (m.state, MAP_WRITTEN);
-  return (m.pblk << bits) + (offset & ((1u << bits) - 1));
-}
-
-static struct memdev *
-one_file (uint64_t size, struct filesystem **fs, struct inode **inode)
-{
-  const struct image_file list[] = { { "file", size, true }, { NULL } };
-  struct memdev *md = image_make ("-t ext4 -b 1024", size + (4 << 20), list);
-
-  *fs = image_open (md);
-  *inode = image_iget (*fs, "file");
-  return md;
-}
-
-static void
-test_elsewhere (void **state)
-{
-  static const uint8_t zeros[512];
-  uint8_t buf[512];
-  struct request reader = {
-    .what = READ, .offset = 3 * UNIT - 512, .count = 512,
-  };
-  struct filesystem *fs;
-  struct inode *inode;
-  struct memdev *md = one_file (8 * UNIT, &fs, &inode);
-
-  (void) state;
-  memdev_hold (md, place_of (inode, 3 * UNIT - 1));
-  start_request (&reader, inode);
-  memdev_wait_held (md);
-  assert_ok (file_trim (inode, 2 * UNIT, 0, 0));
-  assert_ok (file_trim (inode, UNIT, 3 * UNIT, 0));
-  assert_ok (file_zero (inode, UNIT, 4 * UNIT, 0));
-  assert_ok (file_zero (inode, UNIT, 5 * UNIT, FILE_MAY_TRIM));
-  assert_ok (filesystem_flush (fs));
-  memset (buf, 0x5a, sizeof buf);
-  assert_ok (file_write (inode, buf, sizeof buf, UNIT, 0));
-  assert_ok (file_read (inode, buf, sizeof buf, 3 * UNIT));
-  assert_memory_equal (buf, zeros, sizeof buf);
-  assert_ok (file_read (inode, buf, sizeof buf, 3 * UNIT - 1024));
-  assert_memory_not_equal (buf, zeros, sizeof buf);
-  assert_false (atomic_load (&reader.done));
-  memdev_hold (md, 0);
-  pthread_join (reader.thread, NULL);
-  image_close (fs, inode);
-  image_assert_clean (md);
-  memdev_free (md);
-}
-
-static void
-test_overlapping (void **state)
-{
-  /* The first covers the end of unit 2, unit 3, and some of 4, and stays
-   * in its first block.
-   */
-  static const struct request first[] = {
-    { .what = READ, .offset = 3 * UNIT - 512, .count = UNIT + 4096 },
-    { .what = WRITE, .offset = 3 * UNIT - 512, .count = UNIT + 4096 },
-  };
-  static const struct request second[] = {
-    { .what = TRIM, .offset = 4 * UNIT + 1024, .count = 1024 },
-    { .what = TRIM, .offset = 0, .count = 3 * UNIT },
-    { .what = ZERO, .offset = 4 * UNIT + 1024, .count = 1024 },
-    { .what = ZERO, .offset = 0, .count = 3 * UNIT },
-  };
-  struct filesystem *fs;
-  struct inode *inode;
-  struct memdev *md = one_file (8 * UNIT, &fs, &inode);
-  unsigned i;
-
-  (void) state;
-  md->dev.can_fast_zero = false;        /* zeros are unwritten extents */
-  for (i = 0; i < 8; i++) {
-    struct request whole = { .what = WRITE, .count = 8 * UNIT };
-    struct request a = first[i / 4], b = second[i % 4];
-
-    whole.inode = inode;
-    make_request (&whole);
-    memdev_hold (md, place_of (inode, 3 * UNIT - 1));
-    start_request (&a, inode);
-    memdev_wait_held (md);
-    start_request (&b, inode);
-    usleep (10000);
-    assert_false (atomic_load (&b.done));
-    assert_false (atomic_load (&a.done));
-    memdev_hold (md, 0);
-    pthread_join (a.thread, NULL);
-    pthread_join (b.thread, NULL);
-  }
-  image_close (fs, inode);
-  image_assert_clean (md);
-  memdev_free (md);
-}
-
-/* What a reader remembers of a long run is never older than a trim of
- * another part of it.
- */
-
-#define PART (UINT64_C (1) << 20)       /* of runs.c, in this file */
-
-struct rereader {
-  pthread_t thread;
-  struct inode *inode;
-  atomic_uint part;
-  atomic_bool stop;
-};
-
-static void *
-read_again (void *opaque)
-{
-  struct rereader *r = opaque;
-  uint8_t byte;
-
-  while (!atomic_load (&r->stop))
-    must (file_read (r->inode, &byte, 1, atomic_load (&r->part) * PART) == 0);
-  return NULL;
-}
-
-static void
-test_runs (void **state)
-{
-  struct filesystem *fs;
-  struct inode *inode;
-  struct memdev *md = one_file (8 * PART, &fs, &inode);
-  struct rereader r = { .inode = inode };
-  static const uint8_t zeros[2048];
-  uint8_t buf[2048];
-  uint64_t part, at;
-
-  (void) state;
-  must (pthread_create (&r.thread, NULL, read_again, &r) == 0);
-  for (part = 0; part < 8; part++) {
-    atomic_store (&r.part, part);
-    /* From the end, so that a run of half the part is left.  After the
-     * first trim the reader looks the run up, while the second is made.
-     */
-    for (at = part * PART + PART - 2048; at > part * PART + PART * 5 / 8;
-         at -= 2048) {
-      assert_ok (file_read (inode, buf, sizeof buf, at));
-      assert_memory_not_equal (buf, zeros, sizeof buf);
-      assert_ok (file_trim (inode, 1024, at + 1024, 0));
-      assert_ok (file_trim (inode, 1024, at, 0));
-      usleep (50);
-      assert_ok (file_read (inode, buf, sizeof buf, at));
-      assert_memory_equal (buf, zeros, sizeof buf);
-    }
-  }
-  atomic_store (&r.stop, true);
-  pthread_join (r.thread, NULL);
-  image_close (fs, inode);
-  image_assert_clean (md);
-  memdev_free (md);
-}
-
 int
 main (void)
 {
@@ -465,9 +252,6 @@ main (void)
     cmocka_unit_test (test_indirect_1k),
     cmocka_unit_test (test_indirect_4k),
     cmocka_unit_test (test_open_and_put),
-    cmocka_unit_test (test_elsewhere),
-    cmocka_unit_test (test_overlapping),
-    cmocka_unit_test (test_runs),
   };
 
   image_init ();

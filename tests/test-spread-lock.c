@@ -21,11 +21,11 @@
 static struct spread_lock lock;
 
 static pthread_t
-start (void *(*what) (void *), void *arg)
+start (void *(*what) (void *), const void *arg)
 {
   pthread_t t;
 
-  assert_int_equal (pthread_create (&t, NULL, what, arg), 0);
+  assert_int_equal (pthread_create (&t, NULL, what, (void *) arg), 0);
   return t;
 }
 
@@ -267,18 +267,19 @@ test_overlapping (void **state)
 static void
 test_no_place (void **state)
 {
-  spread_range *place[SPREAD_PLACES + 2];
+  enum { PLACES = SPREAD_PARTS * SPREAD_PLACES };
+  spread_range *place[PLACES + 2];
   atomic_bool entered = false;
   pthread_t t;
   unsigned i;
 
   (void) state;
   spread_lock_init (&lock, 0);
-  for (i = 0; i < SPREAD_PLACES + 2; i++)
+  for (i = 0; i < PLACES + 2; i++)
     place[i] = spread_lock_range_shared (&lock, i * PIECE, PIECE);
-  assert_non_null (place[SPREAD_PLACES - 1]);
-  assert_null (place[SPREAD_PLACES]);
-  for (i = 0; i < SPREAD_PLACES; i++)
+  assert_non_null (place[PLACES - 1]);
+  assert_null (place[PLACES]);
+  for (i = 0; i < PLACES; i++)
     spread_unlock_range_shared (&lock, place[i]);
   range_offset = 1000 * PIECE;
   range_count = 1;
