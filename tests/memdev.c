@@ -298,6 +298,7 @@ md_zero (struct device *dev, uint32_t count, uint64_t offset, unsigned flags)
     abort ();
   if (err)
     return err;
+  stay_if_held (md, count, offset);
   n = log_begin (md, MEMDEV_ZERO, NULL, count, offset, flags);
   clear (md, count, offset);
   log_end (md, n);

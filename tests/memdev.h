@@ -90,8 +90,8 @@ extern void memdev_fail (struct memdev *md, unsigned mask, uint64_t n,
                          uint64_t count, errcode_t error);
 extern void memdev_heal (struct memdev *md);
 
-/* Reads and writes of the byte at OFFSET do not end until there is a call
- * with 0.
+/* Reads, writes and zeros of the byte at OFFSET do not end until there is
+ * a call with 0.
  */
 extern void memdev_hold (struct memdev *md, uint64_t offset);
 
