@@ -83,7 +83,6 @@ class Images:
     def copy(self, source, target):
         """With its holes, and warm."""
         run(["cp", "--sparse=always", "--reflink=auto", source, target])
-        run(["sync", target])
         self.warm(target)
         return target
 
@@ -150,7 +149,6 @@ class Images:
             # that is what would be compared.
             run(["cp", "--sparse=never", image, image + ".dense"])
             os.rename(image + ".dense", image)
-            run(["sync", image])
             self.warm(image)
         return self.made[name + "/img"]
 

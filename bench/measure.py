@@ -16,7 +16,9 @@ from contenders import OURS
 from load import Failed
 
 
+# Until files get new places in memory.
 ROUNDS_IN_PLACE = 5
+
 # A median's standard error that is small enough.
 ENOUGH = 0.012
 

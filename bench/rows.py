@@ -319,8 +319,9 @@ def beside(bench, paced):
         for what, options, judged in busy_clients(paced):
             for verb, name in ("r", "reads"), ("w", "overwrites"):
                 cell = Cell(
-                    "paced" if paced else "beside", f"4 KiB {name}, 4 connections, while another "
-                    f"client {what}", "alone",
+                    "paced" if paced else "beside",
+                    f"4 KiB {name}, 4 connections, while another client "
+                    f"{what}", "alone",
                     target=0.8 if judged else None,
                     p99_target=3 if judged else None,
                     against={RAW: "raw alone"},

@@ -58,6 +58,7 @@ def fragmented(bench):
             bench.fact("fragmented", "memory after reading all of it, more "
                        "than for the file in one piece, per extent",
                        (many - one) / extents, "bytes", 16)
+
             def move():
                 for i in packed_image, image:
                     bench.images.warm(i)

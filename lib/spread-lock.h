@@ -25,8 +25,8 @@
  *
  * Most readers enter a range.  Who finds no place for one is counted as a
  * reader of everything.  While CLOSED is set a count goes up only for a
- * moment, and each reader leaves where it (or the writer for it, see
- * below) was counted, or elsewhere, exactly once: the sum that a writer
+ * moment, and each reader leaves where it (or, after a wait, the writer
+ * for it) was counted, or elsewhere, exactly once: the sum that a writer
  * reads is never smaller than the number of those who have the lock.
  */
 

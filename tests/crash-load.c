@@ -55,15 +55,6 @@ crash_find_config (const char *name)
 
 const char *const crash_files[CRASH_FILES] = { "hole", "full", "base" };
 
-/* cmocka's assertions are for the main thread. */
-#define must(cond)                                                      \
-  do {                                                                  \
-    if (!(cond)) {                                                      \
-      fprintf (stderr, "%s:%d: %s\n", __FILE__, __LINE__, #cond);       \
-      abort ();                                                         \
-    }                                                                   \
-  } while (0)
-
 /* Free blocks hold what no file ever does. */
 static void
 fill_free_blocks (struct memdev *md)

@@ -33,6 +33,15 @@ extern void image_init (void);
 /* Error lines that the library has logged so far. */
 extern unsigned image_errors (void);
 
+/* For threads: cmocka's assertions are for the main one. */
+#define must(cond)                                                      \
+  do {                                                                  \
+    if (!(cond)) {                                                      \
+      fprintf (stderr, "%s:%d: %s\n", __FILE__, __LINE__, #cond);       \
+      abort ();                                                         \
+    }                                                                   \
+  } while (0)
+
 /* Less of the same under sanitizers: N or a fraction of it. */
 extern unsigned image_scale (unsigned n);
 

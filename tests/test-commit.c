@@ -501,14 +501,6 @@ test_fua_blocks (void **state)
  * and zeros, never the other's or what a trim of the device leaves.
  */
 
-#define must(cond)                                                      \
-  do {                                                                  \
-    if (!(cond)) {                                                      \
-      fprintf (stderr, "%s:%d: %s\n", __FILE__, __LINE__, #cond);       \
-      abort ();                                                         \
-    }                                                                   \
-  } while (0)
-
 #define LARGE (UINT64_C (1200) * BLOCK)
 #define PIECE (UINT64_C (24) * BLOCK)
 

@@ -41,15 +41,6 @@ struct worker {
   unsigned ops;
 };
 
-/* cmocka's assertions are for the main thread. */
-#define must(cond)                                                      \
-  do {                                                                  \
-    if (!(cond)) {                                                      \
-      fprintf (stderr, "%s:%d: %s\n", __FILE__, __LINE__, #cond);       \
-      abort ();                                                         \
-    }                                                                   \
-  } while (0)
-
 static void
 one_request (struct worker *w)
 {

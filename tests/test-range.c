@@ -19,15 +19,6 @@
 #include "image.h"
 #include "map.h"
 
-/* cmocka's assertions are for the main thread. */
-#define must(cond)                                                      \
-  do {                                                                  \
-    if (!(cond)) {                                                      \
-      fprintf (stderr, "%s:%d: %s\n", __FILE__, __LINE__, #cond);       \
-      abort ();                                                         \
-    }                                                                   \
-  } while (0)
-
 #define UNIT (UINT64_C (1) << SPREAD_UNIT_BITS)
 #define BYTE 0xa5               /* what is written here */
 
