@@ -111,7 +111,7 @@ static errcode_t
 lookup_block (struct inode *inode, uint64_t lblk, struct mapping *m)
 {
   LOCK_FOR_SCOPE (&inode->fs->lock);
-  return map_lookup (inode, lblk, m);
+  return map_lookup (inode, lblk, UINT64_MAX, m);
 }
 
 static bool

@@ -9,6 +9,7 @@
 
 #include "errors.h"
 #include "extent-node.h"
+#include "hints.h"
 
 static const struct ext3_extent *
 leaf_entry (const struct ext3_extent_header *eh, unsigned i)
@@ -39,22 +40,34 @@ index_child (const struct ext3_extent_header *eh, unsigned i)
     | ext2fs_le32_to_cpu (ix->ei_leaf);
 }
 
+static void
+get_extent (const struct ext3_extent *ex, struct entry *e)
+{
+  uint32_t len = ext2fs_le16_to_cpu (ex->ee_len);
+
+  e->lblk = ext2fs_le32_to_cpu (ex->ee_block);
+  e->pblk = (uint64_t) ext2fs_le16_to_cpu (ex->ee_start_hi) << 32
+    | ext2fs_le32_to_cpu (ex->ee_start);
+  e->unwritten = len > EXT_INIT_MAX_LEN;
+  e->len = e->unwritten ? len - EXT_INIT_MAX_LEN : len;
+}
+
 void
 node_get (const struct ext3_extent_header *eh, unsigned i, struct entry *e)
 {
-  uint32_t len;
-
-  memset (e, 0, sizeof *e);
-  e->lblk = node_key (eh, i);
-  if (node_depth (eh) > 0) {
+  if (node_depth (eh) == 0)
+    get_extent (leaf_entry (eh, i), e);
+  else {
+    memset (e, 0, sizeof *e);
+    e->lblk = node_key (eh, i);
     e->pblk = index_child (eh, i);
-    return;
   }
-  len = ext2fs_le16_to_cpu (leaf_entry (eh, i)->ee_len);
-  e->pblk = (uint64_t) ext2fs_le16_to_cpu (leaf_entry (eh, i)->ee_start_hi)
-    << 32 | ext2fs_le32_to_cpu (leaf_entry (eh, i)->ee_start);
-  e->unwritten = len > EXT_INIT_MAX_LEN;
-  e->len = e->unwritten ? len - EXT_INIT_MAX_LEN : len;
+}
+
+void
+leaf_get (const struct leaf *leaf, unsigned i, struct entry *e)
+{
+  get_extent (&leaf->entry[i], e);
 }
 
 static void
@@ -104,10 +117,26 @@ block_csum (const struct ext3_extent_header *eh, uint32_t seed)
 
 #define SEALED (UINT64_C (1) << 32)
 
-/* Says whose the node is, and how to seal it. */
+/* What can be looked up in the node without those above it, if it is a
+ * leaf.  From the first key to the last: what is around them, the parent
+ * knows.
+ */
+static void
+set_maps (struct mbuf *mb, const struct ext3_extent_header *eh)
+{
+  const unsigned n = node_depth (eh) == 0 ? node_entries (eh) : 0;
+
+  atomic_store_explicit (&mb->entries, n, memory_order_relaxed);
+  atomic_store_explicit (&mb->maps, n > 0 ?
+                         hints_maps (node_key (eh, 0), node_key (eh, n - 1))
+                         : 0, memory_order_relaxed);
+}
+
+/* Says whose the node is, and how to seal it.  Its content is complete. */
 static void
 set_owner (struct inode *inode, struct mbuf *mb)
 {
+  set_maps (mb, (const struct ext3_extent_header *) mb->data);
   if (ext2fs_has_feature_metadata_csum (inode->fs->e2->super))
     atomic_store (&mb->seal, SEALED | inode->csum_seed);
   atomic_store_explicit (&mb->owner, inode->ino, memory_order_release);
@@ -138,6 +167,8 @@ node_write (struct node *n, const struct entry *e, unsigned count)
   }
   memset (&leaf[count], 0, (most - count) * sizeof *leaf);
   n->eh->eh_entries = ext2fs_cpu_to_le16 (count);
+  if (n->mb)
+    set_maps (n->mb, n->eh);
 }
 
 void
@@ -286,23 +317,30 @@ node_read (struct inode *inode, uint64_t blkno, unsigned depth, uint64_t lo,
 
 /* Searching. */
 
+/* Keys of entries: the first field of either kind. */
+static uint64_t
+key (const struct ext3_extent *entry, unsigned i)
+{
+  return ext2fs_le32_to_cpu (entry[i].ee_block);
+}
+
 /* A binary search jumps all over a node, at the cost of a cache miss each
  * time; but the entries of a large fragmented file are spread evenly as a
  * rule.  So look first where LBLK should be, and double the steps from
  * there until it is between *LO and *HI: never worse than twice the
- * binary search.  Entry *LO is at or before LBLK, *HI is after it.
+ * binary search.  Entry *LO, with key FIRST, is at or before LBLK, *HI,
+ * with key LAST, is after it.
  */
 static void
-narrow (const struct ext3_extent_header *eh, uint64_t lblk, unsigned *lo,
-        unsigned *hi)
+narrow (const struct ext3_extent *entry, uint64_t lblk, uint64_t first,
+        uint64_t last, unsigned *lo, unsigned *hi)
 {
-  const uint64_t first = node_key (eh, *lo), last = node_key (eh, *hi);
   unsigned at = *lo + (lblk - first) * (*hi - *lo) / (last - first);
   unsigned step = 1;
 
-  if (node_key (eh, at) <= lblk) {
+  if (key (entry, at) <= lblk) {
     *lo = at;
-    while (at + step < *hi && node_key (eh, at + step) <= lblk) {
+    while (at + step < *hi && key (entry, at + step) <= lblk) {
       *lo = at + step;
       step *= 2;
     }
@@ -311,7 +349,7 @@ narrow (const struct ext3_extent_header *eh, uint64_t lblk, unsigned *lo,
   }
   else {
     *hi = at;
-    while (at - *lo > step && node_key (eh, at - step) > lblk) {
+    while (at - *lo > step && key (entry, at - step) > lblk) {
       *hi = at - step;
       step *= 2;
     }
@@ -323,28 +361,53 @@ narrow (const struct ext3_extent_header *eh, uint64_t lblk, unsigned *lo,
 /* From so many entries on, which take several cache lines. */
 #define NARROW_FROM 32
 
-unsigned
-node_search (const struct ext3_extent_header *eh, uint64_t lblk)
+/* Of COUNT entries, > 0, the number of those whose key is <= LBLK.  FIRST
+ * and LAST are the keys of the first and the last.
+ */
+static unsigned
+search (const struct ext3_extent *entry, unsigned count, uint64_t first,
+        uint64_t last, uint64_t lblk)
 {
-  unsigned lo = 0, hi = node_entries (eh);
+  unsigned lo = 0, hi = count - 1;
 
-  if (hi >= NARROW_FROM) {
-    if (lblk < node_key (eh, 0))
-      return 0;
-    if (lblk >= node_key (eh, hi - 1))
-      return hi;
-    hi--;
-    narrow (eh, lblk, &lo, &hi);
-  }
+  if (lblk < first)
+    return 0;
+  if (lblk >= last)
+    return count;
+  if (count >= NARROW_FROM)
+    narrow (entry, lblk, first, last, &lo, &hi);
   while (lo < hi) {
     unsigned mid = lo + (hi - lo) / 2;
 
-    if (node_key (eh, mid) <= lblk)
+    if (key (entry, mid) <= lblk)
       lo = mid + 1;
     else
       hi = mid;
   }
   return lo;
+}
+
+unsigned
+node_search (const struct ext3_extent_header *eh, uint64_t lblk)
+{
+  const unsigned n = node_entries (eh);
+
+  return n == 0 ? 0 : search (leaf_entry (eh, 0), n, node_key (eh, 0),
+                              node_key (eh, n - 1), lblk);
+}
+
+unsigned
+leaf_search (const struct leaf *leaf, uint64_t lblk)
+{
+  const unsigned n = leaf->count;
+
+  if (n == 0)
+    return 0;
+  if (leaf->mb)                 /* has the keys at hand, and LAST = END */
+    return search (leaf->entry, n, hints_first (leaf->mb),
+                   hints_end (leaf->mb), lblk);
+  return search (leaf->entry, n, key (leaf->entry, 0),
+                 key (leaf->entry, n - 1), lblk);
 }
 
 /* The index entry to follow: the last whose key is <= LBLK, or the first. */
@@ -395,5 +458,41 @@ path_find (struct inode *inode, uint64_t lblk, struct path *p)
       return err;
     }
   }
+  return 0;
+}
+
+static void
+leaf_of_node (struct leaf *leaf, struct mbuf *mb,
+              const struct ext3_extent_header *eh, unsigned count)
+{
+  leaf->mb = mb;
+  leaf->entry = leaf_entry (eh, 0);
+  leaf->count = count;
+}
+
+errcode_t
+leaf_find (struct inode *inode, uint64_t lblk, struct leaf *leaf)
+{
+  struct mbuf *mb = hints_find (inode, lblk);
+  struct node *last;
+  struct path p;
+  errcode_t err;
+
+  if (mb) {
+    leaf_of_node (leaf, mb, (const struct ext3_extent_header *) mb->data,
+                  atomic_load_explicit (&mb->entries, memory_order_relaxed));
+    leaf->hi = hints_end (mb);
+    return 0;
+  }
+  err = path_find (inode, lblk, &p);
+  if (err)
+    return err;
+  last = &p.node[p.depth];
+  leaf_of_node (leaf, last->mb, last->eh, node_entries (last->eh));
+  leaf->hi = p.hi;
+  last->mb = NULL;              /* LEAF's now */
+  path_release (inode, &p);
+  if (leaf->mb)
+    hints_note (inode, lblk, leaf->mb);
   return 0;
 }

@@ -43,6 +43,16 @@ struct path {
   uint64_t lo, hi;              /* logical blocks the leaf covers */
 };
 
+/* What a lookup needs of a leaf, so that it can come from a hint: nothing
+ * here is read from the leaf's header, which is one more cache line.
+ */
+struct leaf {
+  struct mbuf *mb;              /* pinned; NULL: the root */
+  const struct ext3_extent *entry;
+  unsigned count;               /* of entries */
+  uint64_t hi;                  /* it says nothing from here on */
+};
+
 /* An entry in host form: an extent, or in an index node the key (lblk)
  * and the child (pblk).
  */
@@ -80,6 +90,8 @@ node_root (struct inode *inode)
 extern void node_get (const struct ext3_extent_header *eh, unsigned i,
                       struct entry *e);
 
+extern void leaf_get (const struct leaf *leaf, unsigned i, struct entry *e);
+
 /* First logical block of entry I, of either kind. */
 extern uint64_t node_key (const struct ext3_extent_header *eh, unsigned i);
 
@@ -99,6 +111,7 @@ extern void node_init (struct inode *inode, struct node *n, struct mbuf *mb,
 /* Number of entries whose first logical block is LBLK or before. */
 extern unsigned node_search (const struct ext3_extent_header *eh,
                              uint64_t lblk);
+extern unsigned leaf_search (const struct leaf *leaf, uint64_t lblk);
 
 /* Reads and checks block BLKNO, a node of this depth which covers
  * [LO, HI).  Unpin N->mb after use.
@@ -124,5 +137,11 @@ extern errcode_t node_corrupt (struct inode *inode, uint64_t blkno,
 extern errcode_t path_find (struct inode *inode, uint64_t lblk,
                             struct path *p);
 extern void path_release (struct inode *inode, struct path *p);
+
+/* The leaf that covers LBLK, by a hint if there is one.  Unpin after use
+ * what is pinned.  Locks: MAP.
+ */
+extern errcode_t leaf_find (struct inode *inode, uint64_t lblk,
+                            struct leaf *leaf);
 
 #endif /* EXT2SERVE_EXTENT_NODE_H */

@@ -34,26 +34,24 @@ extent_depth (struct inode *inode)
 errcode_t
 extent_lookup (struct inode *inode, uint64_t lblk, struct mapping *m)
 {
-  struct ext3_extent_header *eh;
-  struct path p;
+  struct leaf leaf;
   struct entry e, next;
   unsigned i;
   errcode_t err;
 
   if (lblk >= EXTENT_MAX_LBLK)
     return EINVAL;
-  err = path_find (inode, lblk, &p);
+  err = leaf_find (inode, lblk, &leaf);
   if (err)
     return err;
-  eh = p.node[p.depth].eh;
-  i = node_search (eh, lblk);
+  i = leaf_search (&leaf, lblk);
 
   m->lblk = lblk;
   m->state = MAP_HOLE;
   m->pblk = 0;
   m->before = 0;
   if (i > 0) {
-    node_get (eh, i - 1, &e);
+    leaf_get (&leaf, i - 1, &e);
     if (lblk < e.lblk + e.len) {
       m->state = e.unwritten ? MAP_UNWRITTEN : MAP_WRITTEN;
       m->pblk = e.pblk + (lblk - e.lblk);
@@ -62,26 +60,27 @@ extent_lookup (struct inode *inode, uint64_t lblk, struct mapping *m)
     }
   }
   if (m->state == MAP_HOLE) {
-    if (i < node_entries (eh)) {
-      node_get (eh, i, &next);
+    if (i < leaf.count) {
+      leaf_get (&leaf, i, &next);
       m->len = next.lblk - lblk;
     }
     else
-      m->len = p.hi - lblk;
+      m->len = leaf.hi - lblk;
   }
   else {
     /* An extent holds 32768 blocks at most: go on while the next one
      * continues it.
      */
-    for (; i < node_entries (eh); i++) {
-      node_get (eh, i, &next);
+    for (; i < leaf.count; i++) {
+      leaf_get (&leaf, i, &next);
       if (next.lblk != lblk + m->len || next.pblk != m->pblk + m->len ||
           next.unwritten != e.unwritten)
         break;
       m->len += next.len;
     }
   }
-  path_release (inode, &p);
+  if (leaf.mb)
+    mcache_unpin (inode->fs->mc, leaf.mb);
   return m->len > 0 ? 0 : node_corrupt (inode, 0, "extents overlap");
 }
 

@@ -52,7 +52,7 @@ lookup (struct inode *inode, uint64_t offset, uint64_t count,
   m.state = MAP_WRITTEN;
   if (!runs_find (&inode->runs, m.lblk, &m.pblk, &m.len)) {
     inode_map_lock_shared (inode);
-    err = map_lookup (inode, m.lblk, &m);
+    err = map_lookup (inode, m.lblk, ((in + count - 1) >> bits) + 1, &m);
     if (!err && m.state == MAP_WRITTEN)
       runs_note (&inode->runs, m.lblk, m.lblk - m.before, m.before + m.len,
                  m.pblk - m.before);
@@ -328,7 +328,7 @@ unwrite_locked (struct inode *inode, uint64_t start, uint64_t count,
   struct mapping m;
   errcode_t err, err2;
 
-  err = map_lookup (inode, start, &m);
+  err = map_lookup (inode, start, count, &m);
   if (err || m.state != MAP_WRITTEN)
     return err;
   if (m.len > count)

@@ -213,7 +213,7 @@ reserve (struct inode *inode, struct fill *f, uint64_t lblk, uint64_t blocks)
   errcode_t err;
 
   LOCK_FOR_SCOPE (&fs->lock);
-  err = map_lookup (inode, lblk, &f->m);
+  err = map_lookup (inode, lblk, blocks, &f->m);
   if (err)
     return err;
   if (f->m.len > most)

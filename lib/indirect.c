@@ -20,6 +20,7 @@
 #include <string.h>
 
 #include "errors.h"
+#include "hints.h"
 #include "indirect.h"
 
 #define MAX_LEVELS 4
@@ -149,14 +150,33 @@ walk_release (struct inode *inode, struct walk *w)
       mcache_unpin (inode->fs->mc, w->mb[i]);
 }
 
-/* A table belongs to one inode: two would change it under two locks. */
-static errcode_t
-claim (struct inode *inode, struct mbuf *mb)
+/* What the table at LEVEL on the way to LBLK maps, if it is a last one.
+ * Tables of tables are not looked for by hints.
+ */
+static uint64_t
+table_maps (const struct filesystem *fs, const struct place *pl,
+            unsigned level, uint64_t lblk)
 {
+  const uint64_t first = lblk - pl->slot[level];
+
+  return level + 1 < pl->levels ? 0
+    : hints_maps (first, first + pointers_per_block (fs));
+}
+
+/* A table belongs to one inode: two would change it under two locks.  And
+ * to one place in it: what is unmapped there is freed.
+ */
+static errcode_t
+claim (struct inode *inode, struct mbuf *mb, uint64_t maps)
+{
+  uint64_t there = 0;
   uint32_t owner = 0;
 
-  if (atomic_compare_exchange_strong (&mb->owner, &owner, inode->ino) ||
-      owner == inode->ino)
+  if ((maps == 0 ||
+       atomic_compare_exchange_strong (&mb->maps, &there, maps) ||
+       there == maps) &&
+      (atomic_compare_exchange_strong (&mb->owner, &owner, inode->ino) ||
+       owner == inode->ino))
     return 0;
   return corrupt (inode, mb->blkno);
 }
@@ -182,7 +202,8 @@ walk_to (struct inode *inode, uint64_t lblk, struct walk *w)
     else
       err = mcache_read (inode->fs->mc, blk, &w->mb[level]);
     if (!err)
-      err = claim (inode, w->mb[level]);
+      err = claim (inode, w->mb[level],
+                   table_maps (inode->fs, &w->pl, level, lblk));
     if (err) {
       walk_release (inode, w);
       return err;
@@ -209,57 +230,98 @@ indirect_table_left (const struct filesystem *fs, uint64_t lblk)
   return locate (fs, lblk, &pl) == 0 ? slots_left (fs, &pl) : 1;
 }
 
-/* What W, the walk to LBLK, says of it. */
+/* What SLOT of a table, or of the inode, says of LBLK, and as far as they
+ * continue it the next ones, of MOST in all.
+ */
 static void
-describe (struct inode *inode, const struct walk *w, uint64_t lblk,
-          struct mapping *m)
+describe_slots (struct inode *inode, const struct mbuf *mb, uint32_t slot,
+                uint32_t most, uint64_t lblk, struct mapping *m)
 {
-  unsigned last;
-  uint32_t slot, n, i;
+  const uint32_t *raw = inode->raw->i_block;
+  uint32_t blk = mb ? get_pointer (mb, slot) : raw[slot];
+  uint32_t step = blk != 0, i;
 
   m->lblk = lblk;
   m->before = 0;
-  m->pblk = 0;
-  m->state = MAP_HOLE;
-  if (w->present < w->pl.levels) {
-    /* A missing table: to the end of what it would map. */
-    uint64_t span = slot_span (inode->fs, &w->pl, w->present - 1);
-    uint64_t in = 0;
-
-    for (i = w->present; i < w->pl.levels; i++)
-      in = in * pointers_per_block (inode->fs) + w->pl.slot[i];
-    m->len = span - in;
-    return;
-  }
-  last = w->pl.levels - 1;
-  slot = w->pl.slot[last];
-  n = slots_left (inode->fs, &w->pl);
-  m->pblk = walk_get (inode, w, last, slot);
-  if (m->pblk != 0)
-    m->state = MAP_WRITTEN;
-  for (i = 1; i < n; i++) {
-    uint32_t p = walk_get (inode, w, last, slot + i);
-
-    if (p != (m->pblk ? m->pblk + i : 0))
+  m->pblk = blk;
+  m->state = blk != 0 ? MAP_WRITTEN : MAP_HOLE;
+  for (i = 1; i < most; i++) {
+    blk += step;
+    if ((mb ? get_pointer (mb, slot + i) : raw[slot + i]) != blk)
       break;
   }
   m->len = i;
 }
 
-errcode_t
-indirect_lookup (struct inode *inode, uint64_t lblk, struct mapping *m)
+/* What W, the walk to LBLK, says of it. */
+static void
+describe (struct inode *inode, const struct walk *w, uint64_t lblk,
+          uint64_t most, struct mapping *m)
+{
+  const unsigned last = w->pl.levels - 1;
+  uint32_t n = slots_left (inode->fs, &w->pl);
+
+  if (w->present < w->pl.levels) {
+    /* A missing table: to the end of what it would map. */
+    uint64_t span = slot_span (inode->fs, &w->pl, w->present - 1);
+    uint64_t in = 0;
+    unsigned i;
+
+    for (i = w->present; i < w->pl.levels; i++)
+      in = in * pointers_per_block (inode->fs) + w->pl.slot[i];
+    *m = (struct mapping) { .lblk = lblk, .len = span - in,
+                            .state = MAP_HOLE };
+  }
+  else
+    describe_slots (inode, w->mb[last], w->pl.slot[last],
+                    n < most ? n : most, lblk, m);
+}
+
+/* From the table that maps LBLK, if there is a hint. */
+static bool
+lookup_hinted (struct inode *inode, uint64_t lblk, uint64_t most,
+               struct mapping *m)
+{
+  struct mbuf *mb = hints_find (inode, lblk);
+  uint32_t slot, n;
+
+  if (mb == NULL)
+    return false;
+  slot = lblk - hints_first (mb);
+  n = pointers_per_block (inode->fs) - slot;
+  describe_slots (inode, mb, slot, n < most ? n : most, lblk, m);
+  mcache_unpin (inode->fs->mc, mb);
+  return true;
+}
+
+static errcode_t
+lookup_walking (struct inode *inode, uint64_t lblk, uint64_t most,
+                struct mapping *m)
 {
   struct walk w;
   errcode_t err = walk_to (inode, lblk, &w);
 
   if (err)
     return err;
-  describe (inode, &w, lblk, m);
+  describe (inode, &w, lblk, most, m);
+  if (w.present > 1 && w.present == w.pl.levels)
+    hints_note (inode, lblk, w.mb[w.present - 1]);
   walk_release (inode, &w);
-  if (m->state == MAP_WRITTEN &&
-      !filesystem_valid_data (inode->fs, m->pblk, m->len))
-    return corrupt (inode, m->pblk);
   return 0;
+}
+
+errcode_t
+indirect_lookup (struct inode *inode, uint64_t lblk, uint64_t most,
+                 struct mapping *m)
+{
+  errcode_t err;
+
+  if (!lookup_hinted (inode, lblk, most, m) &&
+      (err = lookup_walking (inode, lblk, most, m)))
+    return err;
+  return m->state != MAP_WRITTEN ||
+    filesystem_valid_data (inode->fs, m->pblk, m->len) ? 0
+    : corrupt (inode, m->pblk);
 }
 
 /* The same from what is in the cache; for a hint, so not checked. */
@@ -280,7 +342,7 @@ lookup_cached (struct inode *inode, uint64_t lblk, struct mapping *m)
       atomic_load (&w.mb[w.present]->owner) == inode->ino;
   }
   if (known)
-    describe (inode, &w, lblk, m);
+    describe (inode, &w, lblk, UINT64_MAX, m);
   walk_release (inode, &w);
   return known;
 }
@@ -338,7 +400,8 @@ dirty_walk (struct inode *inode, struct walk *w)
 
 /* Allocates the tables that W lacks, unconnected. */
 static errcode_t
-add_tables (struct inode *inode, struct walk *w, struct reservation *r)
+add_tables (struct inode *inode, uint64_t lblk, struct walk *w,
+            struct reservation *r)
 {
   unsigned level = w->present;
   errcode_t err = 0;
@@ -346,7 +409,8 @@ add_tables (struct inode *inode, struct walk *w, struct reservation *r)
   for (; level < w->pl.levels && !err; level++) {
     err = map_new_block (inode, r, &w->mb[level]);
     if (!err)
-      atomic_store (&w->mb[level]->owner, inode->ino);
+      err = claim (inode, w->mb[level],
+                   table_maps (inode->fs, &w->pl, level, lblk));
   }
   if (!err)
     return 0;
@@ -385,7 +449,7 @@ indirect_insert (struct inode *inode, uint64_t lblk, uint32_t len,
   if (!err)
     err = dirty_walk (inode, &w);
   if (!err)
-    err = add_tables (inode, &w, r);
+    err = add_tables (inode, lblk, &w, r);
   if (err) {
     walk_release (inode, &w);
     return err;
@@ -477,7 +541,7 @@ indirect_remove (struct inode *inode, uint64_t start, uint64_t end,
 
   lock_assert_held (LOCK_MAP);
   lock_assert_held (LOCK_FS);
-  err = indirect_lookup (inode, start, &m);
+  err = indirect_lookup (inode, start, end - start, &m);
   if (err)
     return err;
   if (m.state == MAP_HOLE) {

@@ -18,7 +18,7 @@ extern uint32_t indirect_table_left (const struct filesystem *fs,
                                      uint64_t lblk);
 
 extern errcode_t indirect_lookup (struct inode *inode, uint64_t lblk,
-                                  struct mapping *m);
+                                  uint64_t most, struct mapping *m);
 
 /* As extent_goal; nothing is read for it, so what is not in the cache is
  * no neighbour.

@@ -12,6 +12,7 @@
 
 #include "errors.h"
 #include "extent.h"
+#include "hints.h"
 #include "icache.h"
 #include "indirect.h"
 #include "inline.h"
@@ -188,6 +189,7 @@ inode_free (struct inode *inode)
   spread_lock_destroy (&inode->map_lock);
   lock_destroy (&inode->fill_lock);
   pthread_cond_destroy (&inode->fill_done);
+  hints_free (inode->hints);
   free (inode->raw);
   free (inode);
 }

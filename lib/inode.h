@@ -29,6 +29,8 @@ struct pending_fill {
   struct pending_fill *next;
 };
 
+struct hints;
+
 struct inode {
   struct filesystem *fs;        /* [constant] */
   ext2_ino_t ino;               /* [constant] */
@@ -50,6 +52,7 @@ struct inode {
   struct pending_fill *fills;   /* [FILL] */
 
   struct spread_lock map_lock;  /* MAP */
+  struct hints *_Atomic hints;  /* [atomic; see hints.h] NULL: none yet */
   struct windows windows;       /* [FS] */
 
   uint64_t root_tid;            /* transaction that last changed the root of

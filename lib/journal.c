@@ -63,7 +63,7 @@ collect_runs (struct journal *j, struct inode *inode, uint64_t count)
   errcode_t err = 0;
 
   for (lblk = 0; lblk < count && !err; lblk += m.len) {
-    if ((err = map_lookup (inode, lblk, &m)))
+    if ((err = map_lookup (inode, lblk, count - lblk, &m)))
       break;
     if (m.len > count - lblk)
       m.len = count - lblk;

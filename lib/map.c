@@ -12,11 +12,12 @@
 #include "map.h"
 
 errcode_t
-map_lookup (struct inode *inode, uint64_t lblk, struct mapping *m)
+map_lookup (struct inode *inode, uint64_t lblk, uint64_t most,
+            struct mapping *m)
 {
   if (inode->kind == MAPPED_BY_EXTENTS)
     return extent_lookup (inode, lblk, m);
-  return indirect_lookup (inode, lblk, m);
+  return indirect_lookup (inode, lblk, most, m);
 }
 
 uint32_t

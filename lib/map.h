@@ -39,10 +39,11 @@ extern uint32_t map_max_insert (struct inode *inode, uint64_t lblk);
 extern uint32_t map_meta_needed (struct inode *inode);
 
 /* Looks up LBLK.  The length stops at the end of the leaf at the latest,
- * so ask again.  Locks: MAP, or FS.
+ * so ask again; and may stop after MOST blocks, >= 1, but is also longer
+ * where that costs nothing.  Locks: MAP, or FS.
  */
 extern errcode_t map_lookup (struct inode *inode, uint64_t lblk,
-                             struct mapping *m);
+                             uint64_t most, struct mapping *m);
 
 /* Maps the hole [LBLK, LBLK+LEN) to PBLK on, in STATE; *DONE blocks of it
  * were done, also when an error is returned.  R pays for tree blocks.

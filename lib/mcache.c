@@ -14,10 +14,10 @@
  * changed, tens of blocks) instead of locking buffers against change
  * while they are written.
  *
- * A buffer is freed by whoever takes it off the hash table when it has no
- * pin (eviction, forgetting), or else by whoever drops the last pin and
- * sees that it is dead.  New pins need the hash table, so a count that
- * is zero under the exclusive lock stays zero.
+ * A buffer that is off the hash table (evicted or forgotten) is dead, and
+ * goes back to its shard's pool with its last pin: see mbuf.h.  Pins come
+ * by way of the hash table or, at any time, of somebody's hint: so who
+ * evicts kills the buffer first, which fails if it has a pin.
  *
  * Buffers that are dirty, or have a frozen copy on its way, are not on
  * the list and thus cannot be evicted.  There is deliberately no write-back from here.
@@ -40,16 +40,12 @@
 /* How many buffers an eviction looks at before it gives up. */
 #define EVICT_SCAN 32
 
-#define MBUF_DEAD (UINT32_C (1) << 31)
-
-/* In whole cache lines. */
-#define MBUF_SIZE ((sizeof (struct mbuf) + CACHE_LINE - 1) & -CACHE_LINE)
-
 struct shard {
   struct spread_lock lock;      /* MCACHE: shared to find, else exclusive */
   struct mbuf **buckets;
   struct mbuf lru;              /* list head: lru_next is the newest */
   size_t clean;                 /* buffers on the list */
+  struct mbuf_pool pool;        /* taken from under the exclusive lock */
 
   /* For those who wait for a buffer that somebody else is reading; the
    * innermost lock of all.
@@ -136,13 +132,6 @@ lru_add_newest (struct shard *sh, struct mbuf *mb)
   sh->clean++;
 }
 
-static void
-mbuf_free (struct mbuf *mb)
-{
-  free (mb->data);
-  free (mb);
-}
-
 struct mcache *
 mcache_new (struct device *dev, uint32_t block_size, size_t limit)
 {
@@ -191,11 +180,12 @@ mcache_free (struct mcache *mc)
       struct mbuf *mb, *next;
 
       for (mb = sh->buckets[j]; mb; mb = next) {
-        next = mb->hash_next;
+        next = mb->next;
         mbuf_free (mb);
       }
     }
     free (sh->buckets);
+    mbuf_pool_destroy (&sh->pool);
     pthread_cond_destroy (&sh->loaded);
     pthread_mutex_destroy (&sh->load_lock);
     spread_lock_destroy (&sh->lock);
@@ -215,7 +205,7 @@ hash_find (struct mcache *mc, struct shard *sh, uint64_t blkno)
 {
   struct mbuf *mb;
 
-  for (mb = *bucket_of (mc, sh, blkno); mb; mb = mb->hash_next)
+  for (mb = *bucket_of (mc, sh, blkno); mb; mb = mb->next)
     if (mb->blkno == blkno)
       return mb;
   return NULL;
@@ -226,30 +216,9 @@ hash_remove (struct mcache *mc, struct shard *sh, struct mbuf *mb)
 {
   struct mbuf **p;
 
-  for (p = bucket_of (mc, sh, mb->blkno); *p != mb; p = &(*p)->hash_next)
+  for (p = bucket_of (mc, sh, mb->blkno); *p != mb; p = &(*p)->next)
     ;
-  *p = mb->hash_next;
-}
-
-static void
-pin (struct mbuf *mb)
-{
-  atomic_fetch_add (&mb->pins, 1);
-}
-
-static void
-unpin (struct mbuf *mb)
-{
-  if (atomic_fetch_sub (&mb->pins, 1) == (MBUF_DEAD | 1))
-    mbuf_free (mb);
-}
-
-/* MB is off the hash table: nobody can pin it any more. */
-static void
-bury (struct mbuf *mb)
-{
-  if (atomic_fetch_or (&mb->pins, MBUF_DEAD) == 0)
-    mbuf_free (mb);
+  *p = mb->next;
 }
 
 static void
@@ -263,13 +232,15 @@ evict (struct mcache *mc, struct shard *sh)
     prev = mb->lru_prev;
     if (atomic_load (&mb->pins) > 0)
       continue;
-    lru_remove (sh, mb);
     if (atomic_exchange (&mb->used, false)) {
+      lru_remove (sh, mb);
       lru_add_newest (sh, mb);
-      continue;
     }
-    hash_remove (mc, sh, mb);
-    mbuf_free (mb);
+    else if (mbuf_try_kill (mb)) {
+      lru_remove (sh, mb);
+      hash_remove (mc, sh, mb);
+      mbuf_put_back (&sh->pool, mb);
+    }
   }
 }
 
@@ -278,19 +249,11 @@ static struct mbuf *
 hash_add (struct mcache *mc, struct shard *sh, uint64_t blkno)
 {
   struct mbuf **bucket = bucket_of (mc, sh, blkno);
-  struct mbuf *mb = aligned_alloc (CACHE_LINE, MBUF_SIZE);
+  struct mbuf *mb = mbuf_new (&sh->pool, blkno, mc->block_size);
 
   if (mb == NULL)
     return NULL;
-  memset (mb, 0, sizeof *mb);
-  mb->data = calloc (1, mc->block_size);
-  if (mb->data == NULL) {
-    free (mb);
-    return NULL;
-  }
-  mb->blkno = blkno;
-  pin (mb);
-  mb->hash_next = *bucket;
+  mb->next = *bucket;
   *bucket = mb;
   lru_add_newest (sh, mb);
   evict (mc, sh);
@@ -306,9 +269,8 @@ find_and_pin (struct mcache *mc, struct shard *sh, uint64_t blkno)
   shard_lock_shared (sh);
   mb = hash_find (mc, sh, blkno);
   if (mb) {
-    pin (mb);
-    if (!atomic_load_explicit (&mb->used, memory_order_relaxed))
-      atomic_store (&mb->used, true);
+    mbuf_pin (mb);
+    mcache_note_use (mb);
   }
   shard_unlock_shared (sh);
   return mb;
@@ -328,7 +290,7 @@ wait_loaded (struct shard *sh, struct mbuf *mb)
   }
   err = mb->error;
   if (err)
-    unpin (mb);
+    mbuf_unpin (&sh->pool, mb);
   return err;
 }
 
@@ -376,16 +338,16 @@ load (struct mcache *mc, struct shard *sh, uint64_t blkno, struct mbuf **mbp)
     err = EIO;
   if (err) {
     shard_lock (sh);
-    if (!(atomic_load (&mb->pins) & MBUF_DEAD)) {       /* not forgotten */
+    if (!mbuf_is_dead (mb)) {       /* not forgotten */
       lru_remove (sh, mb);
       hash_remove (mc, sh, mb);
-      bury (mb);
+      mbuf_bury (&sh->pool, mb);
     }
     shard_unlock (sh);
   }
   end_load (sh, mb, err);
   if (err)
-    unpin (mb);
+    mbuf_unpin (&sh->pool, mb);
   *mbp = err ? NULL : mb;
   return err;
 }
@@ -429,7 +391,7 @@ mcache_zeroed (struct mcache *mc, uint64_t blkno, struct mbuf **mbp)
   shard_lock (sh);
   mb = hash_find (mc, sh, blkno);
   if (mb)
-    pin (mb);
+    mbuf_pin (mb);
   else
     mb = hash_add (mc, sh, blkno);
   shard_unlock (sh);
@@ -439,8 +401,9 @@ mcache_zeroed (struct mcache *mc, uint64_t blkno, struct mbuf **mbp)
   if (err)
     return err;
   memset (mb->data, 0, mc->block_size);
-  mb->owner = 0;
-  mb->seal = 0;
+  atomic_store (&mb->owner, 0);
+  atomic_store (&mb->maps, 0);
+  atomic_store (&mb->seal, 0);
   *mbp = mb;
   return 0;
 }
@@ -448,8 +411,7 @@ mcache_zeroed (struct mcache *mc, uint64_t blkno, struct mbuf **mbp)
 void
 mcache_unpin (struct mcache *mc, struct mbuf *mb)
 {
-  (void) mc;
-  unpin (mb);
+  mbuf_unpin (&shard_of (mc, mb->blkno)->pool, mb);
 }
 
 errcode_t
@@ -474,8 +436,7 @@ mcache_dirty (struct mcache *mc, struct mbuf *mb, enum mclass mclass,
   mc->dirty[mc->ndirty++] = mb;
   mb->mclass = mclass;
   mb->fresh = fresh;
-  assert (atomic_load (&mb->pins) > 0 &&
-          !(atomic_load (&mb->pins) & MBUF_DEAD));
+  assert (atomic_load (&mb->pins) > 0 && !mbuf_is_dead (mb));
   shard_lock (sh);
   mb->dirty = true;
   lru_remove (sh, mb);
@@ -548,7 +509,7 @@ mcache_forget (struct mcache *mc, uint64_t blkno)
     }
     lru_remove (sh, mb);
     hash_remove (mc, sh, mb);
-    bury (mb);
+    mbuf_bury (&sh->pool, mb);
   }
   shard_unlock (sh);
 }
@@ -607,7 +568,7 @@ mcache_freeze (struct mcache *mc, struct frozen_set *set)
     shard_lock (sh);
     mb->copies++;
     mb->dirty = false;
-    pin (mb);
+    mbuf_pin (mb);
     shard_unlock (sh);
   }
   set->count = mc->ndirty;
@@ -627,13 +588,12 @@ mcache_thaw_block (struct mcache *mc, struct frozen_block *fb)
   shard_lock (sh);
   assert (mb->copies > 0);
   mb->copies--;
-  if (mb->copies == 0 && !mb->dirty &&
-      !(atomic_load (&mb->pins) & MBUF_DEAD)) {
+  if (mb->copies == 0 && !mb->dirty && !mbuf_is_dead (mb)) {
     lru_add_newest (sh, mb);
     evict (mc, sh);
   }
   shard_unlock (sh);
-  unpin (mb);
+  mbuf_unpin (&sh->pool, mb);
 }
 
 void
@@ -645,7 +605,7 @@ mcache_thaw (struct mcache *mc, struct frozen_set *set, bool written)
     struct frozen_block *fb = &set->blocks[i];
 
     /* One that was forgotten since is nobody's any more. */
-    if (written || (atomic_load (&fb->mb->pins) & MBUF_DEAD))
+    if (written || mbuf_is_dead (fb->mb))
       mcache_thaw_block (mc, fb);
     else
       free (fb->data);          /* and the pin stays */

@@ -18,7 +18,6 @@
 #ifndef EXT2SERVE_MCACHE_H
 #define EXT2SERVE_MCACHE_H
 
-#include <stdatomic.h>
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -26,53 +25,9 @@
 #include <et/com_err.h>
 
 #include "device.h"
+#include "mbuf.h"
 
 struct mcache;
-
-/* Order of writing at a commit; see commit.c. */
-enum mclass {
-  MCLASS_TREE,                  /* extent and indirect blocks */
-  MCLASS_BITMAP,                /* block bitmaps and group descriptors */
-  MCLASS_INODE,                 /* inode tables and all the rest */
-};
-
-struct mbuf {
-  uint64_t blkno;               /* [constant] */
-  uint8_t *data;                /* [FS, or FS + MAP; see above] */
-
-  /* mcache.c's, but here, so that what a lookup needs is in one cache
-   * line.  [MCACHE] unless stated
-   */
-  struct mbuf *hash_next;
-
-  /* Pins, and MBUF_DEAD once it is forgotten.  [atomic; taken under
-   * MCACHE, dropped without] A commit's copy on its way counts as a pin.
-   */
-  _Atomic uint32_t pins;
-  atomic_bool loading;          /* [atomic] content not there yet */
-  atomic_bool used;             /* [atomic] since eviction last looked */
-  errcode_t error;              /* of the read; before loading ends */
-
-  /* Inode whose tree this block has been found, and verified, in; 0 =
-   * none.  A second one means a damaged image: two locks for one block.
-   * [atomic: verifying twice is harmless]
-   */
-  _Atomic uint32_t owner;
-
-  /* How to make its checksum (extent-node.h), 0 = it has none.  That is
-   * left to the copies which go to the device: a node is often changed a
-   * thousand times between two commits.  [atomic; constant once owner is]
-   */
-  _Atomic uint64_t seal;
-
-  /* The rest belongs to mcache.c too. */
-  bool dirty;                   /* in the running set; changed under FS */
-  unsigned copies;              /* frozen ones not yet in place */
-  bool fresh;                   /* [FS] new in the running set */
-  enum mclass mclass;           /* [FS] meaningful while dirty */
-  struct mbuf *lru_prev, *lru_next;   /* clean buffers only */
-  size_t dirty_index;           /* [FS] position in the dirty array */
-};
 
 /* One metadata block as it was when the set was frozen. */
 struct frozen_block {
@@ -124,6 +79,14 @@ extern errcode_t mcache_new_block (struct mcache *mc, uint64_t blkno,
 extern struct mbuf *mcache_find (struct mcache *mc, uint64_t blkno);
 
 extern void mcache_unpin (struct mcache *mc, struct mbuf *mb);
+
+/* MB has been of use: it will not be among the next ones evicted. */
+static inline void
+mcache_note_use (struct mbuf *mb)
+{
+  if (!atomic_load_explicit (&mb->used, memory_order_relaxed))
+    atomic_store_explicit (&mb->used, true, memory_order_relaxed);
+}
 
 /* MB, pinned, has been or is about to be changed: it belongs to the
  * running set.  FRESH as for mcache_new_block.  Only ENOMEM,

@@ -128,7 +128,7 @@ read_blocks (struct filesystem *fs, struct inode *inode, char *buf)
       inode->size % fs->block_size != 0 || blocks > MOST)
     return EXT2_FILSYS_CORRUPTED;
   for (lblk = 0; lblk < blocks && !err; lblk += m.len) {
-    err = map_lookup (inode, lblk, &m);
+    err = map_lookup (inode, lblk, blocks - lblk, &m);
     if (!err && m.state != MAP_WRITTEN)
       err = EXT2_FILSYS_CORRUPTED;
     if (!err && m.len > blocks - lblk)

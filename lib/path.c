@@ -112,7 +112,7 @@ find_target (struct filesystem *fs, ext2_ino_t ino, char *buf, size_t len,
   else if (inode->kind == INLINE_DATA)
     err = inline_read (inode, buf, len, 0);
   else {
-    err = map_lookup (inode, 0, &m);
+    err = map_lookup (inode, 0, 1, &m);
     if (!err && m.state != MAP_WRITTEN)
       err = corrupt_link (ino, "it has no text");
     if (!err)

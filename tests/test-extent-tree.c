@@ -167,7 +167,7 @@ compare (struct model *m)
     struct mapping got;
 
     inode_map_lock_shared (m->inode);
-    assert_ok (map_lookup (m->inode, lblk, &got));
+    assert_ok (map_lookup (m->inode, lblk, UINT64_MAX, &got));
     inode_map_unlock_shared (m->inode);
     assert_true (got.len > 0);
     /* Of long runs the start and samples: later lookups see the rest. */
@@ -390,7 +390,7 @@ check_lengths (struct model *m, uint64_t total)
   }
   assert_int_equal (sum, total);
   inode_map_lock_shared (m->inode);
-  assert_ok (map_lookup (m->inode, 0, &got));
+  assert_ok (map_lookup (m->inode, 0, UINT64_MAX, &got));
   inode_map_unlock_shared (m->inode);
   assert_int_equal (got.len, total);
 }

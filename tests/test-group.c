@@ -63,7 +63,7 @@ count_in_groups (struct inode *inode, unsigned *n, unsigned groups)
   memset (n, 0, groups * sizeof *n);
   for (lblk = 0; lblk < inode->size / BLOCK; lblk += m.len) {
     inode_map_lock_shared (inode);
-    assert_ok (map_lookup (inode, lblk, &m));
+    assert_ok (map_lookup (inode, lblk, UINT64_MAX, &m));
     inode_map_unlock_shared (inode);
     for (i = 0; m.state != MAP_HOLE && i < m.len; i++)
       n[group_of (inode->fs, m.pblk + i)]++;

@@ -306,6 +306,10 @@ test_freed_table (void **state)
   inode = image_iget (fs, "f");
   assert_non_null (fs->log);
   assert_filled (inode, DIND + PER_TABLE + 5, 'a');
+  image_close (fs, inode);      /* or it would be known as that one's */
+
+  fs = image_open (md);
+  inode = image_iget (fs, "f");
   assert_ok (file_trim (inode, BLOCK, (DIND + 5) * BLOCK, 0));
   assert_int_equal (file_write (inode, data, BLOCK,
                                 (DIND + PER_TABLE + 7) * BLOCK, 0),
@@ -367,6 +371,41 @@ test_many_groups (void **state)
   memdev_free (md);
 }
 
+/* A damaged image where one table is at two places: what is taken away
+ * at one would be lost at the other.
+ */
+static void
+test_two_places (void **state)
+{
+  struct memdev *md = image_make ("-t ext2 -b 1024", UINT64_C (8) << 20,
+                                  files);
+  struct filesystem *fs = image_open (md);
+  struct inode *inode = image_iget (fs, "f");
+  uint8_t data[BLOCK], *table;
+  unsigned errors;
+
+  (void) state;
+  write_block (inode, DIND, 1);
+  write_block (inode, DIND + PER_TABLE, 2);
+  table = md->mem + inode->raw->i_block[13] * BLOCK;
+  image_close (fs, inode);
+  memcpy (table + 4, table, 4);
+  fs = image_open (md);
+  inode = image_iget (fs, "f");
+  assert_filled (inode, DIND, 1);
+  errors = image_errors ();
+  assert_int_equal (file_read (inode, data, BLOCK,
+                               (DIND + PER_TABLE) * BLOCK),
+                    EXT2_FILSYS_CORRUPTED);
+  assert_int_equal (image_errors (), errors + 1);
+  assert_int_equal (file_trim (inode, BLOCK, (DIND + PER_TABLE) * BLOCK, 0),
+                    EXT2_FILSYS_CORRUPTED);
+  assert_filled (inode, DIND, 1);
+  iput (inode);
+  filesystem_close (fs);
+  memdev_free (md);
+}
+
 int
 main (void)
 {
@@ -379,6 +418,7 @@ main (void)
     cmocka_unit_test (test_large_write),
     cmocka_unit_test (test_freed_table),
     cmocka_unit_test (test_many_groups),
+    cmocka_unit_test (test_two_places),
   };
 
   image_init ();

@@ -374,6 +374,141 @@ test_many_readers (void **state)
   cache_free (&c);
 }
 
+/* Pins by those who have kept a pointer. */
+
+static void
+fill_cache (struct cache *c, uint64_t from, uint64_t to)
+{
+  struct mbuf *mb;
+
+  for (; from < to; from++) {
+    assert_ok (mcache_read (c->mc, from, &mb));
+    mcache_unpin (c->mc, mb);
+  }
+}
+
+static void
+test_pin_later (void **state)
+{
+  struct cache c;
+  struct mbuf *mb, *other = NULL;
+  uint64_t i;
+
+  (void) state;
+  cache_init (&c);
+  assert_ok (mcache_read (c.mc, 7, &mb));
+  mcache_unpin (c.mc, mb);
+  assert_true (mbuf_try_pin (mb));
+  assert_int_equal (first_word (mb), 7);
+  /* It is kept while others come and go. */
+  fill_cache (&c, 8, BLOCKS);
+  assert_int_equal (first_word (mb), 7);
+  assert_ptr_equal (mcache_find (c.mc, 7), mb);
+  mcache_unpin (c.mc, mb);
+  mcache_unpin (c.mc, mb);
+
+  /* Forgotten: dead, also as long as somebody has a pin from before. */
+  assert_true (mbuf_try_pin (mb));
+  mcache_forget (c.mc, 7);
+  assert_false (mbuf_try_pin (mb));
+  assert_int_equal (first_word (mb), 7);
+  mcache_unpin (c.mc, mb);
+  assert_false (mbuf_try_pin (mb));
+
+  /* Another block's now. */
+  for (i = 8; i < BLOCKS && other != mb; i++) {
+    mcache_forget (c.mc, i);
+    assert_ok (mcache_read (c.mc, i, &other));
+    mcache_unpin (c.mc, other);
+  }
+  assert_ptr_equal (other, mb);
+  assert_true (mbuf_try_pin (mb));
+  assert_int_equal (mb->blkno, i - 1);
+  assert_int_equal (first_word (mb), i - 1);
+  mcache_unpin (c.mc, mb);
+  cache_free (&c);
+}
+
+/* Some read blocks, far more than are kept, and say that they are theirs;
+ * others take up the buffers that those have left, as hints.c does.
+ */
+
+#define KEPT 32
+#define OURS 1
+
+struct keeper {
+  pthread_t thread;
+  struct mcache *mc;
+  struct mbuf *_Atomic *kept;
+  struct rng rng;
+  unsigned ops, taken;
+};
+
+static void *
+keep (void *opaque)
+{
+  struct keeper *k = opaque;
+  struct mbuf *mb;
+
+  while (k->ops-- > 0) {
+    uint64_t blkno = rng_below (&k->rng, 4 * MOST);
+
+    must (mcache_read (k->mc, blkno, &mb) == 0);
+    must (first_word (mb) == blkno);
+    atomic_store_explicit (&mb->owner, OURS, memory_order_release);
+    atomic_store (&k->kept[rng_below (&k->rng, KEPT)], mb);
+    mcache_unpin (k->mc, mb);
+  }
+  return NULL;
+}
+
+static void *
+take (void *opaque)
+{
+  struct keeper *k = opaque;
+
+  while (k->ops-- > 0) {
+    struct mbuf *mb = atomic_load (&k->kept[rng_below (&k->rng, KEPT)]);
+
+    if (mb == NULL || !mbuf_try_pin (mb))
+      continue;
+    if (atomic_load_explicit (&mb->owner, memory_order_acquire) == OURS) {
+      must (first_word (mb) == mb->blkno);
+      k->taken++;
+    }
+    mcache_unpin (k->mc, mb);
+  }
+  return NULL;
+}
+
+static void
+test_keepers (void **state)
+{
+  struct mbuf *_Atomic kept[KEPT] = { NULL };
+  struct keeper k[THREADS];
+  struct cache c;
+  unsigned i, taken = 0;
+
+  (void) state;
+  cache_init (&c);
+  for (i = 0; i < THREADS; i++) {
+    k[i] = (struct keeper) {
+      .mc = c.mc, .kept = kept, .rng = { i }, .ops = image_scale (200000),
+    };
+    must (pthread_create (&k[i].thread, NULL, i % 2 ? keep : take, &k[i])
+          == 0);
+  }
+  /* This thread has FS. */
+  for (i = 0; i < image_scale (20000); i++)
+    mcache_forget (c.mc, i * 7 % (4 * MOST));
+  for (i = 0; i < THREADS; i++) {
+    pthread_join (k[i].thread, NULL);
+    taken += k[i].taken;
+  }
+  assert_true (taken > 0);
+  cache_free (&c);
+}
+
 int
 main (void)
 {
@@ -387,6 +522,8 @@ main (void)
     cmocka_unit_test (test_not_written),
     cmocka_unit_test (test_failing_read),
     cmocka_unit_test (test_many_readers),
+    cmocka_unit_test (test_pin_later),
+    cmocka_unit_test (test_keepers),
   };
 
   image_init ();

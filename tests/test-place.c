@@ -42,7 +42,7 @@ layout_of (struct inode *inode)
 
   for (at = 0; at < blocks; at += m.len) {
     inode_map_lock_shared (inode);
-    assert_ok (map_lookup (inode, at, &m));
+    assert_ok (map_lookup (inode, at, UINT64_MAX, &m));
     inode_map_unlock_shared (inode);
     if (m.state == MAP_HOLE)
       continue;

@@ -71,7 +71,7 @@ place_of (struct inode *inode, uint64_t offset)
   struct mapping m;
 
   inode_map_lock_shared (inode);
-  assert_ok (map_lookup (inode, offset >> bits, &m));
+  assert_ok (map_lookup (inode, offset >> bits, 1, &m));
   inode_map_unlock_shared (inode);
   assert_int_equal (m.state, MAP_WRITTEN);
   return (m.pblk << bits) + (offset & ((1u << bits) - 1));

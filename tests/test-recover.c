@@ -1436,7 +1436,7 @@ look_at_image (void)
           journal.run_count * sizeof *journal.runs);
   for (i = 0; i < BLOCKS; i++) {
     inode_map_lock_shared (inode);
-    if (map_lookup (inode, i, &m) != 0 || m.state != MAP_WRITTEN)
+    if (map_lookup (inode, i, 1, &m) != 0 || m.state != MAP_WRITTEN)
       abort ();
     inode_map_unlock_shared (inode);
     blk[i] = m.pblk;
