@@ -93,7 +93,7 @@ class Images:
                 os.unlink(path)
         self.made = {}
 
-    def _make(self, name, size, written=None, extra=0):
+    def _make(self, name, size, written=None, extra=0, fs="ext4"):
         """NAME.raw, and NAME.img which has it."""
         raw, image = self._path(name + ".raw"), self._path(name + ".img")
         if name not in self.made:
@@ -102,7 +102,7 @@ class Images:
             os.mkdir(tree)
             os.link(raw, os.path.join(tree, "vm.raw"))
             total = (size + extra) * 17 // 16 + 96 * MIB
-            run(["mke2fs", "-q", "-F", "-t", "ext4", "-d", tree, image,
+            run(["mke2fs", "-q", "-F", "-t", fs, "-d", tree, image,
                  f"{total // 1024}k"], 300)
             shutil.rmtree(tree)
             self.made[name] = raw
@@ -120,6 +120,10 @@ class Images:
     def plain(self, kind, size):
         """A contiguous file full of data."""
         return self._of("plain", kind, *self._make("plain", size))
+
+    def blocks(self, kind, size):
+        """The same, mapped by blocks."""
+        return self._of("blocks", kind, *self._make("blocks", size, fs="ext3"))
 
     def half(self, kind, data, holes):
         """Data, then holes."""

@@ -138,6 +138,38 @@ def speed_row(row, rw, block):
     return measure, estimate
 
 
+BLOCK_MAPPED = [("randread", 4 * KIB), ("randread", 64 * KIB),
+                ("randwrite", 4 * KIB), ("randwrite", 64 * KIB)]
+
+
+def blocks(bench):
+    """A file that is mapped by blocks, as on ext2 and ext3."""
+    with contextlib.ExitStack() as stack:
+        servers = {}
+        for kind in RAW, OURS:
+            servers[kind] = stack.enter_context(Server(
+                bench.tools, kind, bench.images.blocks(kind, bench.size)))
+            warm(bench, servers[kind], bench.size)
+        keep_open(stack, servers[OURS])
+
+        def again():
+            for s in servers.values():
+                bench.images.warm(s.image)
+
+        for rw, block in BLOCK_MAPPED:
+            verb = "overwrites" if "write" in rw else "reads"
+            cell = Cell("blocks", f"random {verb} {size_name(block)}, mapped "
+                        "by blocks (ext3), 4 connections", RAW, target=0.97)
+            bench.compare(cell, {
+                k: lambda s=s, rw=rw, b=block: timed_sample(bench, s, rw, b, 4)
+                for k, s in servers.items()}, precise=True, again=again)
+
+
+def blocks_estimate(bench):
+    return (len(BLOCK_MAPPED) * bench.most * 2 * (bench.seconds + START)
+            + bench.size / (60 * MIB))
+
+
 def mixed(bench):
     """Half reads, half overwrites of 4 KiB; flushes in between."""
     program = bench.tools.client("client-load")
@@ -352,6 +384,7 @@ for _verb, _rw in ("read", "read"), ("write", "write"):
             f"{'random' if _random else 'sequential'} "
             f"{'reads' if _verb == 'read' else 'overwrites'}",
             *speed_row(f"{_verb}-{_name}", _random + _rw, _block))
+ROWS["blocks"] = ("a file mapped by blocks", blocks, blocks_estimate)
 ROWS["mixed"] = ("half reads, half overwrites, with flushes", mixed,
                  mixed_estimate)
 ROWS["fill"] = ("filling holes, against Linux on a loop mount", fill,

@@ -118,28 +118,39 @@ block_csum (const struct ext3_extent_header *eh, uint32_t seed)
 #define SEALED (UINT64_C (1) << 32)
 
 /* What can be looked up in the node without those above it, if it is a
- * leaf.  From the first key to the last: what is around them, the parent
- * knows.
+ * leaf: from its first extent to the end of its last.
  */
 static void
 set_maps (struct mbuf *mb, const struct ext3_extent_header *eh)
 {
   const unsigned n = node_depth (eh) == 0 ? node_entries (eh) : 0;
+  uint64_t maps = 0;
+  struct entry last;
 
+  if (n > 0) {
+    node_get (eh, n - 1, &last);
+    maps = hints_maps (node_key (eh, 0), last.lblk + last.len);
+  }
   atomic_store_explicit (&mb->entries, n, memory_order_relaxed);
-  atomic_store_explicit (&mb->maps, n > 0 ?
-                         hints_maps (node_key (eh, 0), node_key (eh, n - 1))
-                         : 0, memory_order_relaxed);
+  /* Others may take a hint from here on, if we have MAP shared. */
+  atomic_store_explicit (&mb->maps, maps, memory_order_release);
 }
 
-/* Says whose the node is, and how to seal it.  Its content is complete. */
-static void
-set_owner (struct inode *inode, struct mbuf *mb)
+/* The node, which is as it ought to be, becomes the inode's, unless it is
+ * another's.  Nothing is said of it before that.  It is not changed while
+ * we have MAP or FS, so there is time to say how to seal it.
+ */
+static bool
+claim (struct inode *inode, struct mbuf *mb)
 {
-  set_maps (mb, (const struct ext3_extent_header *) mb->data);
+  uint32_t owner = 0;
+
+  if (!atomic_compare_exchange_strong (&mb->owner, &owner, inode->ino))
+    return owner == inode->ino;
   if (ext2fs_has_feature_metadata_csum (inode->fs->e2->super))
     atomic_store (&mb->seal, SEALED | inode->csum_seed);
-  atomic_store_explicit (&mb->owner, inode->ino, memory_order_release);
+  set_maps (mb, (const struct ext3_extent_header *) mb->data);
+  return true;
 }
 
 void
@@ -182,7 +193,7 @@ node_init (struct inode *inode, struct node *n, struct mbuf *mb,
   n->eh->eh_magic = ext2fs_cpu_to_le16 (EXT3_EXT_MAGIC);
   n->eh->eh_max = ext2fs_cpu_to_le16 (node_block_capacity (inode->fs));
   n->eh->eh_depth = ext2fs_cpu_to_le16 (depth);
-  set_owner (inode, mb);
+  claim (inode, mb);            /* a new block has no owner */
 }
 
 /* Checking. */
@@ -194,6 +205,8 @@ node_corrupt (struct inode *inode, uint64_t blkno, const char *what)
              (unsigned) inode->ino, (unsigned long long) blkno, what);
   return EXT2_FILSYS_CORRUPTED;
 }
+
+#define OTHERS "it belongs to another inode as well"
 
 static const char *
 check_leaf (struct inode *inode, const struct ext3_extent_header *eh,
@@ -281,9 +294,7 @@ check_new (struct inode *inode, struct mbuf *mb, unsigned depth, uint64_t lo,
   if (!why && ext2fs_has_feature_metadata_csum (inode->fs->e2->super) &&
       ext2fs_le32_to_cpu (*tail_of (eh)) != block_csum (eh, inode->csum_seed))
     why = "wrong checksum";
-  if (!why)
-    set_owner (inode, mb);
-  return why;
+  return why || claim (inode, mb) ? why : OTHERS;
 }
 
 errcode_t
@@ -306,7 +317,7 @@ node_read (struct inode *inode, uint64_t blkno, unsigned depth, uint64_t lo,
   else if (owner == 0)
     why = check_new (inode, n->mb, depth, lo, hi);
   else
-    why = "it belongs to another inode as well";
+    why = OTHERS;
   if (why) {
     mcache_unpin (fs->mc, n->mb);
     n->mb = NULL;
@@ -328,14 +339,14 @@ key (const struct ext3_extent *entry, unsigned i)
  * time; but the entries of a large fragmented file are spread evenly as a
  * rule.  So look first where LBLK should be, and double the steps from
  * there until it is between *LO and *HI: never worse than twice the
- * binary search.  Entry *LO, with key FIRST, is at or before LBLK, *HI,
- * with key LAST, is after it.
+ * binary search.  Entry *LO, with key FIRST, is at or before LBLK; *HI, or
+ * the end of all, is after it, as END is.
  */
 static void
 narrow (const struct ext3_extent *entry, uint64_t lblk, uint64_t first,
-        uint64_t last, unsigned *lo, unsigned *hi)
+        uint64_t end, unsigned *lo, unsigned *hi)
 {
-  unsigned at = *lo + (lblk - first) * (*hi - *lo) / (last - first);
+  unsigned at = *lo + (lblk - first) * (*hi - *lo) / (end - first);
   unsigned step = 1;
 
   if (key (entry, at) <= lblk) {
@@ -362,20 +373,20 @@ narrow (const struct ext3_extent *entry, uint64_t lblk, uint64_t first,
 #define NARROW_FROM 32
 
 /* Of COUNT entries, > 0, the number of those whose key is <= LBLK.  FIRST
- * and LAST are the keys of the first and the last.
+ * is the key of the first, END is greater than that of the last.
  */
 static unsigned
 search (const struct ext3_extent *entry, unsigned count, uint64_t first,
-        uint64_t last, uint64_t lblk)
+        uint64_t end, uint64_t lblk)
 {
-  unsigned lo = 0, hi = count - 1;
+  unsigned lo = 0, hi = count;
 
   if (lblk < first)
     return 0;
-  if (lblk >= last)
+  if (lblk >= end)
     return count;
   if (count >= NARROW_FROM)
-    narrow (entry, lblk, first, last, &lo, &hi);
+    narrow (entry, lblk, first, end, &lo, &hi);
   while (lo < hi) {
     unsigned mid = lo + (hi - lo) / 2;
 
@@ -393,21 +404,14 @@ node_search (const struct ext3_extent_header *eh, uint64_t lblk)
   const unsigned n = node_entries (eh);
 
   return n == 0 ? 0 : search (leaf_entry (eh, 0), n, node_key (eh, 0),
-                              node_key (eh, n - 1), lblk);
+                              node_key (eh, n - 1) + 1, lblk);
 }
 
 unsigned
 leaf_search (const struct leaf *leaf, uint64_t lblk)
 {
-  const unsigned n = leaf->count;
-
-  if (n == 0)
-    return 0;
-  if (leaf->mb)                 /* has the keys at hand, and LAST = END */
-    return search (leaf->entry, n, hints_first (leaf->mb),
-                   hints_end (leaf->mb), lblk);
-  return search (leaf->entry, n, key (leaf->entry, 0),
-                 key (leaf->entry, n - 1), lblk);
+  return leaf->count == 0 ? 0 : search (leaf->entry, leaf->count,
+                                        leaf->first, leaf->end, lblk);
 }
 
 /* The index entry to follow: the last whose key is <= LBLK, or the first. */
@@ -461,36 +465,51 @@ path_find (struct inode *inode, uint64_t lblk, struct path *p)
   return 0;
 }
 
+/* All from the buffer, not from the node's header or its ends. */
 static void
-leaf_of_node (struct leaf *leaf, struct mbuf *mb,
-              const struct ext3_extent_header *eh, unsigned count)
+leaf_of_hint (struct leaf *leaf, struct mbuf *mb)
 {
+  const struct ext3_extent_header *eh
+    = (const struct ext3_extent_header *) mb->data;
+
   leaf->mb = mb;
   leaf->entry = leaf_entry (eh, 0);
-  leaf->count = count;
+  leaf->count = atomic_load_explicit (&mb->entries, memory_order_relaxed);
+  leaf->first = hints_first (mb);
+  leaf->end = leaf->hi = hints_end (mb);
+}
+
+static void
+leaf_of_path (struct leaf *leaf, const struct path *p)
+{
+  const struct ext3_extent_header *eh = p->node[p->depth].eh;
+
+  leaf->mb = p->node[p->depth].mb;
+  leaf->entry = leaf_entry (eh, 0);
+  leaf->count = node_entries (eh);
+  if (leaf->count > 0) {
+    leaf->first = node_key (eh, 0);
+    leaf->end = node_key (eh, leaf->count - 1) + 1;
+  }
+  leaf->hi = p->hi;
 }
 
 errcode_t
 leaf_find (struct inode *inode, uint64_t lblk, struct leaf *leaf)
 {
   struct mbuf *mb = hints_find (inode, lblk);
-  struct node *last;
   struct path p;
   errcode_t err;
 
   if (mb) {
-    leaf_of_node (leaf, mb, (const struct ext3_extent_header *) mb->data,
-                  atomic_load_explicit (&mb->entries, memory_order_relaxed));
-    leaf->hi = hints_end (mb);
+    leaf_of_hint (leaf, mb);
     return 0;
   }
   err = path_find (inode, lblk, &p);
   if (err)
     return err;
-  last = &p.node[p.depth];
-  leaf_of_node (leaf, last->mb, last->eh, node_entries (last->eh));
-  leaf->hi = p.hi;
-  last->mb = NULL;              /* LEAF's now */
+  leaf_of_path (leaf, &p);
+  p.node[p.depth].mb = NULL;    /* LEAF's now */
   path_release (inode, &p);
   if (leaf->mb)
     hints_note (inode, lblk, leaf->mb);

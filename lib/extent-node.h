@@ -43,13 +43,15 @@ struct path {
   uint64_t lo, hi;              /* logical blocks the leaf covers */
 };
 
-/* What a lookup needs of a leaf, so that it can come from a hint: nothing
- * here is read from the leaf's header, which is one more cache line.
+/* What a lookup needs of a leaf.  If it comes from a hint, nothing of this
+ * has been read from the leaf: that would be more cache lines.
  */
 struct leaf {
   struct mbuf *mb;              /* pinned; NULL: the root */
   const struct ext3_extent *entry;
-  unsigned count;               /* of entries */
+  unsigned count;               /* of entries; with none, only HI is set */
+  uint64_t first;               /* key of the first */
+  uint64_t end;                 /* greater than that of the last */
   uint64_t hi;                  /* it says nothing from here on */
 };
 
@@ -139,7 +141,7 @@ extern errcode_t path_find (struct inode *inode, uint64_t lblk,
 extern void path_release (struct inode *inode, struct path *p);
 
 /* The leaf that covers LBLK, by a hint if there is one.  Unpin after use
- * what is pinned.  Locks: MAP.
+ * what is pinned.
  */
 extern errcode_t leaf_find (struct inode *inode, uint64_t lblk,
                             struct leaf *leaf);

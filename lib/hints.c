@@ -46,10 +46,13 @@ hints_free (struct hints *h)
   free (h);
 }
 
+/* What has been said before MB's maps were is known too then. */
 static bool
 maps (const struct mbuf *mb, uint64_t lblk)
 {
-  return lblk >= hints_first (mb) && lblk < hints_end (mb);
+  uint64_t m = atomic_load_explicit (&mb->maps, memory_order_acquire);
+
+  return lblk >= (uint32_t) m && lblk < m >> 32;
 }
 
 static struct mbuf *
@@ -93,6 +96,8 @@ hints_note (struct inode *inode, uint64_t lblk, struct mbuf *mb)
   struct hints *none = NULL;
   uint64_t i;
 
+  if (!maps (mb, lblk))
+    return;                     /* around the ends of a leaf */
   if (h == NULL) {
     h = make (inode);
     if (h == NULL)
@@ -103,6 +108,6 @@ hints_note (struct inode *inode, uint64_t lblk, struct mbuf *mb)
     }
   }
   i = lblk >> h->shift;
-  if (i < h->count)
+  if (i < h->count && slot (h, i) != mb)
     atomic_store_explicit (&h->slot[i], mb, memory_order_release);
 }

@@ -19,7 +19,8 @@
  *     (extent-node.h, inv 1 and 3; claim () in indirect.c).
  *
  * So no change of the tree needs to look for hints, and none is ever too
- * old.
+ * old.  In a damaged image, what is freed as data may be a block of the
+ * tree.  That is not seen here; it takes only the damaged file's own.
  */
 
 #ifndef EXT2SERVE_HINTS_H

@@ -150,21 +150,29 @@ walk_release (struct inode *inode, struct walk *w)
       mcache_unpin (inode->fs->mc, w->mb[i]);
 }
 
-/* What the table at LEVEL on the way to LBLK maps, if it is a last one.
- * Tables of tables are not looked for by hints.
+/* mbuf.maps of the table at LEVEL on the way to LBLK.  A table of tables
+ * maps nothing that could be hinted at; but that, too, is different for
+ * each place that a table can have: an end before its first block, by as
+ * much as there are levels below.
  */
 static uint64_t
 table_maps (const struct filesystem *fs, const struct place *pl,
             unsigned level, uint64_t lblk)
 {
-  const uint64_t first = lblk - pl->slot[level];
+  const unsigned below = pl->levels - 1 - level;
+  uint64_t in = 0;
+  unsigned i;
 
-  return level + 1 < pl->levels ? 0
-    : hints_maps (first, first + pointers_per_block (fs));
+  for (i = level; i < pl->levels; i++)
+    in = in * pointers_per_block (fs) + pl->slot[i];
+  if (below > 0)
+    return hints_maps (lblk - in, lblk - in - below);
+  return hints_maps (lblk - in, lblk - in + pointers_per_block (fs));
 }
 
 /* A table belongs to one inode: two would change it under two locks.  And
- * to one place in it: what is unmapped there is freed.
+ * to one place in it: what is unmapped there is freed.  What it maps is
+ * said only by whoever has it for his inode.
  */
 static errcode_t
 claim (struct inode *inode, struct mbuf *mb, uint64_t maps)
@@ -172,11 +180,10 @@ claim (struct inode *inode, struct mbuf *mb, uint64_t maps)
   uint64_t there = 0;
   uint32_t owner = 0;
 
-  if ((maps == 0 ||
-       atomic_compare_exchange_strong (&mb->maps, &there, maps) ||
-       there == maps) &&
-      (atomic_compare_exchange_strong (&mb->owner, &owner, inode->ino) ||
-       owner == inode->ino))
+  if ((atomic_compare_exchange_strong (&mb->owner, &owner, inode->ino) ||
+       owner == inode->ino) &&
+      (atomic_compare_exchange_strong (&mb->maps, &there, maps) ||
+       there == maps))
     return 0;
   return corrupt (inode, mb->blkno);
 }
@@ -238,18 +245,17 @@ describe_slots (struct inode *inode, const struct mbuf *mb, uint32_t slot,
                 uint32_t most, uint64_t lblk, struct mapping *m)
 {
   const uint32_t *raw = inode->raw->i_block;
-  uint32_t blk = mb ? get_pointer (mb, slot) : raw[slot];
-  uint32_t step = blk != 0, i;
+  const uint64_t blk = mb ? get_pointer (mb, slot) : raw[slot];
+  const uint64_t step = blk != 0;
+  uint32_t i;
 
   m->lblk = lblk;
   m->before = 0;
   m->pblk = blk;
   m->state = blk != 0 ? MAP_WRITTEN : MAP_HOLE;
-  for (i = 1; i < most; i++) {
-    blk += step;
-    if ((mb ? get_pointer (mb, slot + i) : raw[slot + i]) != blk)
+  for (i = 1; i < most; i++)
+    if ((mb ? get_pointer (mb, slot + i) : raw[slot + i]) != blk + i * step)
       break;
-  }
   m->len = i;
 }
 
@@ -515,7 +521,8 @@ prepare_frees (struct inode *inode, struct walk *w, uint32_t *n)
     if (blk == 0)
       continue;
     while (i + run < *n &&
-           walk_get (inode, w, last, w->pl.slot[last] + i + run) == blk + run)
+           walk_get (inode, w, last, w->pl.slot[last] + i + run)
+           == (uint64_t) blk + run)
       run++;
     if (!filesystem_valid_data (fs, blk, run))
       return corrupt (inode, blk);

@@ -3,13 +3,13 @@
 
 /* Buffers of the metadata cache, and how long they live.
  *
- * A buffer holds one block until it dies: when it is off the cache's hash
- * table and its last pin is dropped.  Its data are freed then.  The
- * struct itself goes back to its pool and may become another block's, but
- * remains a struct mbuf as long as the cache exists.  So whoever has kept
- * a pointer without a pin (hints.h) may ask for one at any time: he gets
- * it only if the buffer is alive, and then looks whether it still is what
- * he took it for.
+ * A buffer holds one block.  It is dead once it is off the cache's hash
+ * table: nobody gets a pin any more, and with the last one its data are
+ * freed.  The struct itself goes back to its pool and may become another
+ * block's, but remains a struct mbuf as long as the cache exists.  So
+ * whoever has kept a pointer without a pin (hints.h) may ask for one at any
+ * time: he gets it only if the buffer is alive, and then looks whether it
+ * still is what he took it for.
  */
 
 #ifndef EXT2SERVE_MBUF_H
@@ -46,9 +46,11 @@ struct mbuf {
   uint8_t *data;                /* [FS, or FS + MAP; see mcache.h] */
   uint64_t blkno;               /* [constant while alive] */
 
-  /* For hints.h: the logical blocks that are looked up in this block of a
-   * tree and nowhere else, 0 = none; and its number of entries.  [atomic:
-   * verifying twice sets the same; else MAP exclusively and FS]
+  /* For hints.h: the logical blocks that are looked up in this block of
+   * the owner's tree and nowhere else, and the number of its entries.
+   * [atomic; set by who became the owner, under MAP or FS, and changed
+   * with the content] 0 = none, or not said yet.  Of a table of pointers it
+   * is what tells its place in the tree (indirect.c).
    */
   _Atomic uint64_t maps;
   _Atomic uint32_t entries;
@@ -56,7 +58,7 @@ struct mbuf {
   atomic_bool loading;          /* [atomic] content not there yet */
   atomic_bool used;             /* [atomic] since eviction last looked */
   errcode_t error;              /* of the read; before loading ends */
-  struct mbuf *next;            /* [MCACHE] of the bucket, or the pool */
+  struct mbuf *next;            /* [MCACHE] of the bucket; the pool's */
 
   /* How to make its checksum (extent-node.h), 0 = it has none.  That is
    * left to the copies which go to the device: a node is often changed a
@@ -131,8 +133,9 @@ mbuf_unpin (struct mbuf_pool *pool, struct mbuf *mb)
 /* MB has been taken off the hash table: it dies with its last pin. */
 extern void mbuf_bury (struct mbuf_pool *pool, struct mbuf *mb);
 
-/* Has MB no pin?  Then it gets none any more, and is dead once it is off
- * the hash table and given to mbuf_put_back.
+/* Kills MB, which is on the hash table, if it has no pin; take it off, and
+ * give it to mbuf_put_back.  Locks: the hash table exclusively, as others
+ * get pins there without asking.
  */
 static inline bool
 mbuf_try_kill (struct mbuf *mb)

@@ -607,8 +607,10 @@ mcache_thaw (struct mcache *mc, struct frozen_set *set, bool written)
     /* One that was forgotten since is nobody's any more. */
     if (written || mbuf_is_dead (fb->mb))
       mcache_thaw_block (mc, fb);
-    else
-      free (fb->data);          /* and the pin stays */
+    else {
+      free (fb->data);          /* and it counts as a copy for ever */
+      mcache_unpin (mc, fb->mb);
+    }
   }
   free (set->blocks);
   set->blocks = NULL;

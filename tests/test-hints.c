@@ -42,7 +42,7 @@ trim_blocks (struct inode *inode, uint64_t lblk, uint64_t n)
 static bool
 same (const struct mapping *a, const struct mapping *b)
 {
-  return a->state == b->state &&
+  return a->state == b->state && a->len == b->len &&
     (a->state == MAP_HOLE || a->pblk == b->pblk);
 }
 
@@ -139,6 +139,28 @@ two_files (struct inode *f, struct inode *g)
   }
 }
 
+/* Who has a hint needs nothing above the leaf. */
+static void
+without_a_search (struct inode *inode)
+{
+  uint32_t saved[EXT2_N_BLOCKS];
+  const uint64_t lblk = BLOCKS / 2;
+  struct mapping want, m;
+  struct mbuf *mb;
+
+  inode_map_lock_exclusive (inode);
+  assert_ok (map_lookup (inode, lblk, 1, &want));
+  mb = hints_find (inode, lblk);
+  assert_non_null (mb);
+  memcpy (saved, inode->raw->i_block, sizeof saved);
+  memset (inode->raw->i_block, 0, sizeof saved);
+  assert_ok (map_lookup (inode, lblk, 1, &m));
+  memcpy (inode->raw->i_block, saved, sizeof saved);
+  mcache_unpin (inode->fs->mc, mb);
+  inode_map_unlock_exclusive (inode);
+  assert_true (same (&m, &want));
+}
+
 /* G's hint leads to a buffer that has become F's. */
 static void
 others_buffer (struct inode *f, struct inode *g)
@@ -169,6 +191,7 @@ fragmented (const char *args)
   /* The others are around the ends of leaves. */
   assert_in_range (look_all_up (f, 1), BLOCKS * 19 / 20, BLOCKS);
   assert_in_range (look_all_up (f, 3001), BLOCKS * 19 / 20, BLOCKS);
+  without_a_search (f);
   fragment (g);
   two_files (f, g);
   others_buffer (f, g);
@@ -193,6 +216,115 @@ fragmented (const char *args)
 TEST (test_journal, "-t ext4 -b 1024 -J size=1")
 TEST (test_no_journal, "-t ext4 -b 1024 -O ^has_journal")
 TEST (test_tables, "-t ext2 -b 1024")
+
+/* A leaf of a few long extents is hinted to its very end. */
+static void
+test_long_extents (void **state)
+{
+  struct memdev *md = image_make ("-t ext4 -b 1024", UINT64_C (40) << 20,
+                                  files);
+  struct filesystem *fs = image_open (md);
+  struct inode *inode = image_iget (fs, "f");
+  static uint8_t data[100 * BLOCK];
+  struct mbuf *mb;
+  uint64_t i;
+
+  (void) state;
+  for (i = 0; i < 5; i++)
+    assert_ok (file_write (inode, data, sizeof data, i * 1000 * BLOCK, 0));
+  look_all_up (inode, 1);
+  inode_map_lock_shared (inode);
+  mb = hints_find (inode, 4099);
+  assert_non_null (mb);
+  assert_in_range (mb->entries, 5, 10);
+  mcache_unpin (fs->mc, mb);
+  assert_null (hints_find (inode, 4100));
+  inode_map_unlock_shared (inode);
+  image_close (fs, inode);
+  memdev_free (md);
+}
+
+/* A damaged image: G is mapped by blocks and has a block of F's tree as
+ * its table.  G gets an error, and nothing of F changes by that.
+ */
+static void
+give_table (struct memdev *md, const char *name, uint32_t blk)
+{
+  static const char *const slot[] = {
+    "0", "1", "2", "3", "4", "5", "6", "7", "8", "9", "10", "11", "IND",
+    "DIND", "TIND",
+  };
+  char command[64];
+  unsigned i;
+
+  for (i = 0; i < EXT2_N_BLOCKS; i++) {
+    snprintf (command, sizeof command, "sif %s block[%s] %u", name, slot[i],
+              i == EXT2_IND_BLOCK ? blk : 0);
+    image_debugfs (md, command);
+  }
+  snprintf (command, sizeof command, "sif %s flags 0", name);
+  image_debugfs (md, command);
+}
+
+/* What the cache knows of a block. */
+static struct mbuf
+known_of (struct filesystem *fs, uint64_t blkno)
+{
+  struct mbuf *mb = mcache_find (fs->mc, blkno), copy;
+
+  assert_non_null (mb);
+  copy = *mb;
+  mcache_unpin (fs->mc, mb);
+  return copy;
+}
+
+static void
+test_others_table (void **state)
+{
+  struct memdev *md = image_make ("-t ext4 -b 1024 -O ^metadata_csum,"
+                                  "^has_journal", UINT64_C (40) << 20, files);
+  struct filesystem *fs = image_open (md);
+  struct inode *f = image_iget (fs, "f"), *g;
+  uint8_t data[BLOCK];
+  uint32_t index, leaf;
+  struct mbuf before, after;
+  struct path p;
+  unsigned i;
+
+  (void) state;
+  fragment (f);
+  inode_map_lock_shared (f);
+  assert_ok (path_find (f, 0, &p));
+  assert_int_equal (p.depth, 2);
+  index = p.node[1].mb->blkno;
+  leaf = p.node[2].mb->blkno;
+  path_release (f, &p);
+  inode_map_unlock_shared (f);
+  image_close (fs, f);
+  for (i = 0; i < 2; i++) {
+    give_table (md, "g", i == 0 ? index : leaf);
+    fs = image_open (md);
+    f = image_iget (fs, "f");
+    g = image_iget (fs, "g");
+    inode_map_lock_shared (f);
+    assert_ok (path_find (f, 0, &p));
+    path_release (f, &p);
+    inode_map_unlock_shared (f);
+    before = known_of (fs, i == 0 ? index : leaf);
+    assert_int_equal (before.owner, f->ino);
+    assert_int_equal (file_read (g, data, BLOCK, 12 * BLOCK),
+                      EXT2_FILSYS_CORRUPTED);
+    after = known_of (fs, i == 0 ? index : leaf);
+    assert_int_equal (after.owner, f->ino);
+    assert_true (after.maps == before.maps);
+    assert_int_equal (after.entries, before.entries);
+    look_all_up (f, 1);
+    iput (g);
+    iput (f);
+    filesystem_close (fs);
+  }
+  memdev_free (md);
+}
 
 /* A file in one piece, or in a few, has no tree and needs no hints. */
 static void
@@ -219,6 +351,8 @@ main (void)
     cmocka_unit_test (test_journal),
     cmocka_unit_test (test_no_journal),
     cmocka_unit_test (test_tables),
+    cmocka_unit_test (test_long_extents),
+    cmocka_unit_test (test_others_table),
     cmocka_unit_test (test_none),
   };
 

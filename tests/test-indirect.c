@@ -8,10 +8,12 @@
 #include <config.h>
 
 #include <errno.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "image.h"
+#include "map.h"
 
 #define BLOCK UINT64_C (1024)
 #define PER_TABLE UINT64_C (256)
@@ -372,37 +374,125 @@ test_many_groups (void **state)
 }
 
 /* A damaged image where one table is at two places: what is taken away
- * at one would be lost at the other.
+ * at one would be lost at the other.  Block KNOWN is reached by way of it,
+ * and OTHER would be.
  */
 static void
-test_two_places (void **state)
+assert_refused (struct memdev *md, uint64_t known, uint64_t other)
+{
+  struct filesystem *fs = image_open (md);
+  struct inode *inode = image_iget (fs, "f");
+  uint8_t data[BLOCK];
+  unsigned errors;
+
+  assert_filled (inode, known, 1);
+  errors = image_errors ();
+  assert_int_equal (file_read (inode, data, BLOCK, other * BLOCK),
+                    EXT2_FILSYS_CORRUPTED);
+  assert_int_equal (image_errors (), errors + 1);
+  assert_int_equal (file_write (inode, data, BLOCK, other * BLOCK, 0),
+                    EXT2_FILSYS_CORRUPTED);
+  assert_int_equal (file_trim (inode, BLOCK, other * BLOCK, 0),
+                    EXT2_FILSYS_CORRUPTED);
+  assert_filled (inode, known, 1);
+  iput (inode);
+  filesystem_close (fs);
+}
+
+/* An image with a block at LBLK, and its inode's pointers. */
+static struct memdev *
+with_block (uint64_t lblk, uint32_t pointers[EXT2_N_BLOCKS])
 {
   struct memdev *md = image_make ("-t ext2 -b 1024", UINT64_C (8) << 20,
                                   files);
   struct filesystem *fs = image_open (md);
   struct inode *inode = image_iget (fs, "f");
-  uint8_t data[BLOCK], *table;
-  unsigned errors;
+
+  write_block (inode, lblk, 1);
+  memcpy (pointers, inode->raw->i_block, EXT2_N_BLOCKS * sizeof *pointers);
+  image_close (fs, inode);
+  return md;
+}
+
+static void
+test_two_places (void **state)
+{
+  uint32_t pointers[EXT2_N_BLOCKS];
+  struct filesystem *fs;
+  struct inode *inode;
+  struct memdev *md;
+  uint8_t *table, data[BLOCK];
+  char command[64];
 
   (void) state;
-  write_block (inode, DIND, 1);
-  write_block (inode, DIND + PER_TABLE, 2);
-  table = md->mem + inode->raw->i_block[13] * BLOCK;
-  image_close (fs, inode);
+  /* A last table. */
+  md = with_block (DIND, pointers);
+  table = md->mem + pointers[EXT2_DIND_BLOCK] * BLOCK;
   memcpy (table + 4, table, 4);
+  assert_refused (md, DIND, DIND + PER_TABLE);
+  memdev_free (md);
+
+  /* A table of tables. */
+  md = with_block (TIND, pointers);
+  table = md->mem + pointers[EXT2_TIND_BLOCK] * BLOCK;
+  memcpy (table + 4, table, 4);
+  assert_refused (md, TIND, TIND + PER_TABLE * PER_TABLE);
+  memdev_free (md);
+
+  /* A table of tables as a last one. */
+  md = with_block (DIND, pointers);
+  snprintf (command, sizeof command, "sif f block[IND] %u",
+            pointers[EXT2_DIND_BLOCK]);
+  image_debugfs (md, command);
+  assert_refused (md, DIND, IND);
+  memdev_free (md);
+
+  /* The triple indirect one as a double one, for the same first block. */
+  md = with_block (TIND + PER_TABLE * PER_TABLE, pointers);
+  table = md->mem + pointers[EXT2_TIND_BLOCK] * BLOCK;
+  memcpy (table, &pointers[EXT2_TIND_BLOCK], 4);
   fs = image_open (md);
   inode = image_iget (fs, "f");
-  assert_filled (inode, DIND, 1);
-  errors = image_errors ();
   assert_int_equal (file_read (inode, data, BLOCK,
-                               (DIND + PER_TABLE) * BLOCK),
+                               (TIND + PER_TABLE) * BLOCK),
                     EXT2_FILSYS_CORRUPTED);
-  assert_int_equal (image_errors (), errors + 1);
-  assert_int_equal (file_trim (inode, BLOCK, (DIND + PER_TABLE) * BLOCK, 0),
-                    EXT2_FILSYS_CORRUPTED);
-  assert_filled (inode, DIND, 1);
   iput (inode);
   filesystem_close (fs);
+  memdev_free (md);
+}
+
+/* The last pointer that there is, then a hole: not one run, and not the
+ * end of a filesystem that has more blocks.
+ */
+static void
+test_last_pointer (void **state)
+{
+  struct memdev *md = image_make ("-t ext2 -b 1024", UINT64_C (8) << 20,
+                                  files);
+  struct filesystem *fs = image_open (md);
+  struct inode *inode = image_iget (fs, "f");
+  const uint64_t blocks = fs->blocks;
+  struct mapping m;
+  unsigned i;
+
+  (void) state;
+  inode_map_lock_exclusive (inode);
+  inode->raw->i_block[2] = 0xfffffffe;
+  inode->raw->i_block[3] = 0xffffffff;
+  for (i = 32; i <= 33; i++) {
+    fs->blocks = UINT64_C (1) << i;
+    assert_ok (map_lookup (inode, 2, 10, &m));
+    assert_int_equal (m.state, MAP_WRITTEN);
+    assert_int_equal (m.pblk, 0xfffffffe);
+    assert_int_equal (m.len, 2);
+    /* No more than asked for. */
+    assert_ok (map_lookup (inode, 2, 1, &m));
+    assert_int_equal (m.len, 1);
+  }
+  fs->blocks = blocks;
+  inode->raw->i_block[2] = inode->raw->i_block[3] = 0;
+  inode_map_unlock_exclusive (inode);
+  image_close (fs, inode);
   memdev_free (md);
 }
 
@@ -419,6 +509,7 @@ main (void)
     cmocka_unit_test (test_freed_table),
     cmocka_unit_test (test_many_groups),
     cmocka_unit_test (test_two_places),
+    cmocka_unit_test (test_last_pointer),
   };
 
   image_init ();
