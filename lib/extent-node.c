@@ -23,11 +23,19 @@ index_entry (const struct ext3_extent_header *eh, unsigned i)
   return (const struct ext3_extent_idx *) (eh + 1) + i;
 }
 
+/* Of an entry of either kind: ee_block and ei_block are both the first
+ * field.
+ */
+static uint64_t
+key (const struct ext3_extent *entry, unsigned i)
+{
+  return ext2fs_le32_to_cpu (entry[i].ee_block);
+}
+
 uint64_t
 node_key (const struct ext3_extent_header *eh, unsigned i)
 {
-  /* ee_block and ei_block are both the first field. */
-  return ext2fs_le32_to_cpu (leaf_entry (eh, i)->ee_block);
+  return key (leaf_entry (eh, 0), i);
 }
 
 /* The child that index entry I leads to. */
@@ -327,13 +335,6 @@ node_read (struct inode *inode, uint64_t blkno, unsigned depth, uint64_t lo,
 }
 
 /* Searching. */
-
-/* Keys of entries: the first field of either kind. */
-static uint64_t
-key (const struct ext3_extent *entry, unsigned i)
-{
-  return ext2fs_le32_to_cpu (entry[i].ee_block);
-}
 
 /* A binary search jumps all over a node, at the cost of a cache miss each
  * time; but the entries of a large fragmented file are spread evenly as a

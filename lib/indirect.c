@@ -150,6 +150,18 @@ walk_release (struct inode *inode, struct walk *w)
       mcache_unpin (inode->fs->mc, w->mb[i]);
 }
 
+/* How far PL's block is from the first one under its table at LEVEL. */
+static uint64_t
+offset_in_table (const struct filesystem *fs, const struct place *pl,
+                 unsigned level)
+{
+  uint64_t in = 0;
+
+  for (; level < pl->levels; level++)
+    in = in * pointers_per_block (fs) + pl->slot[level];
+  return in;
+}
+
 /* mbuf.maps of the table at LEVEL on the way to LBLK.  A table of tables
  * maps nothing that could be hinted at; but that, too, is different for
  * each place that a table can have: an end before its first block, by as
@@ -160,14 +172,10 @@ table_maps (const struct filesystem *fs, const struct place *pl,
             unsigned level, uint64_t lblk)
 {
   const unsigned below = pl->levels - 1 - level;
-  uint64_t in = 0;
-  unsigned i;
+  const uint64_t first = lblk - offset_in_table (fs, pl, level);
 
-  for (i = level; i < pl->levels; i++)
-    in = in * pointers_per_block (fs) + pl->slot[i];
-  if (below > 0)
-    return hints_maps (lblk - in, lblk - in - below);
-  return hints_maps (lblk - in, lblk - in + pointers_per_block (fs));
+  return hints_maps (first, below > 0 ? first - below
+                     : first + pointers_per_block (fs));
 }
 
 /* A table belongs to one inode: two would change it under two locks.  And
@@ -270,11 +278,8 @@ describe (struct inode *inode, const struct walk *w, uint64_t lblk,
   if (w->present < w->pl.levels) {
     /* A missing table: to the end of what it would map. */
     uint64_t span = slot_span (inode->fs, &w->pl, w->present - 1);
-    uint64_t in = 0;
-    unsigned i;
+    uint64_t in = offset_in_table (inode->fs, &w->pl, w->present);
 
-    for (i = w->present; i < w->pl.levels; i++)
-      in = in * pointers_per_block (inode->fs) + w->pl.slot[i];
     *m = (struct mapping) { .lblk = lblk, .len = span - in,
                             .state = MAP_HOLE };
   }

@@ -121,6 +121,7 @@ mbuf_try_pin (struct mbuf *mb)
   return true;
 }
 
+/* MB is dead and has no pin: frees its data. */
 extern void mbuf_put_back (struct mbuf_pool *pool, struct mbuf *mb);
 
 static inline void
@@ -130,7 +131,7 @@ mbuf_unpin (struct mbuf_pool *pool, struct mbuf *mb)
     mbuf_put_back (pool, mb);
 }
 
-/* MB has been taken off the hash table: it dies with its last pin. */
+/* MB has been taken off the hash table: kills it, with pins or without. */
 extern void mbuf_bury (struct mbuf_pool *pool, struct mbuf *mb);
 
 /* Kills MB, which is on the hash table, if it has no pin; take it off, and

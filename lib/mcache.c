@@ -338,7 +338,7 @@ load (struct mcache *mc, struct shard *sh, uint64_t blkno, struct mbuf **mbp)
     err = EIO;
   if (err) {
     shard_lock (sh);
-    if (!mbuf_is_dead (mb)) {       /* not forgotten */
+    if (!mbuf_is_dead (mb)) {   /* not forgotten */
       lru_remove (sh, mb);
       hash_remove (mc, sh, mb);
       mbuf_bury (&sh->pool, mb);

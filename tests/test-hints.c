@@ -244,9 +244,7 @@ test_long_extents (void **state)
   memdev_free (md);
 }
 
-/* A damaged image: G is mapped by blocks and has a block of F's tree as
- * its table.  G gets an error, and nothing of F changes by that.
- */
+/* In the image the file becomes one mapped by blocks, with this table. */
 static void
 give_table (struct memdev *md, const char *name, uint32_t blk)
 {
@@ -278,6 +276,9 @@ known_of (struct filesystem *fs, uint64_t blkno)
   return copy;
 }
 
+/* A damaged image: G is mapped by blocks and has a block of F's tree as
+ * its table.  G gets an error, and nothing of F changes by that.
+ */
 static void
 test_others_table (void **state)
 {
