@@ -274,18 +274,27 @@ check_log ()
 }
 
 # wait_clean IMAGE: waits until what the server does after its last client
-# left has been done.  No reply tells so; the image's own state does, if
-# something was flushed before.
+# left has been done, which no reply tells, but the end of it does: the
+# server lets go of the image.  (The image's own state does not: it is clean
+# as well before the first change of metadata is committed.)
 wait_clean ()
 {
     local i
     for ((i = 0; i < limit * 10; i++)); do
-        if [ "$(fs_state "$1")" = clean ]; then
+        if ! holds "$1"; then
+            [ "$(fs_state "$1")" = clean ] ||
+                fail "$1 is not clean after the last client left"
             return 0
         fi
         sleep 0.1
     done
-    fail "$1 is not clean after the last client left"
+    fail "the server did not let go of $1 after the last client left"
+}
+
+# holds FILE: whether the last server has it open.
+holds ()
+{
+    [ -n "$(find "/proc/$pid/fd" -lname "$1" 2>/dev/null)" ]
 }
 
 # shadow ARGUMENTS...: our checking client (client-shadow.c).
