@@ -37,6 +37,7 @@
 #define MAX_CONNS 4
 #define MAX_EXTENTS 512
 #define HANG_MS 240000
+#define AT_WORK 500             /* commands that have succeeded */
 
 struct stripe {
   uint64_t start, len;
@@ -101,6 +102,8 @@ static uint32_t nr_stripes;
 static struct timespec deadline;
 static uint64_t nr_done[NR_OPS];        /* [atomic] */
 static uint64_t nr_enospc;              /* [atomic] */
+static uint64_t nr_succeeded;           /* [atomic] of any kind */
+static const char *initial_file, *out_file, *mask_file, *at_work_file;
 
 static void __attribute__ ((noreturn, format (printf, 1, 2)))
 die (const char *fs, ...)
@@ -208,6 +211,15 @@ save_file (const char *name, const uint8_t *buf)
 
   if (f == NULL || fwrite (buf, 1, size, f) != size || fclose (f) != 0)
     die ("%s: cannot write", name);
+}
+
+static void
+touch (const char *name)
+{
+  FILE *f = fopen (name, "wb");
+
+  if (f == NULL || fclose (f) != 0)
+    die ("%s: cannot make it", name);
 }
 
 /* --- stripes ------------------------------------------------------- */
@@ -551,6 +563,9 @@ succeeded (struct client *c, struct lane *l)
     return;
   }
   __atomic_add_fetch (&nr_done[l->op], 1, __ATOMIC_RELAXED);
+  if (at_work_file &&
+      __atomic_add_fetch (&nr_succeeded, 1, __ATOMIC_RELAXED) == AT_WORK)
+    touch (at_work_file);
   if (l->op == READ)
     check_read (l);
   else if (l->op == STATUS)
@@ -719,7 +734,7 @@ run_client (void *arg)
 /* --- the run ------------------------------------------------------- */
 
 static void
-start (const char *initial_file)
+start (void)
 {
   struct nbd_handle *h = connected ();
   int64_t r = h ? nbd_get_size (h) : -1;
@@ -820,12 +835,11 @@ usage (void)
          "  -e       ENOSPC is allowed     -k       the server may go away\n"
          "  -i FILE  the export's bytes at the start\n"
          "  -o FILE  gets the bytes at the end\n"
-         "  -m FILE  gets 1 for each byte that is not certain (-k)\n",
+         "  -m FILE  gets 1 for each byte that is not certain (-k)\n"
+         "  -w FILE  is made when all are at work\n",
          stderr);
   exit (2);
 }
-
-static const char *initial_file, *out_file, *mask_file;
 
 static void
 parse_options (int argc, char **argv)
@@ -836,7 +850,7 @@ parse_options (int argc, char **argv)
 
   seed = env ? strtoull (env, NULL, 0)
     : ((uint64_t) time (NULL) << 16 | (getpid () & 0xffff));
-  while ((c = getopt (argc, argv, "c:l:2:n:t:s:f:S:M:R:eki:o:m:")) != -1) {
+  while ((c = getopt (argc, argv, "c:l:2:n:t:s:f:S:M:R:eki:o:m:w:")) != -1) {
     switch (c) {
     case 'c': nr_clients = atoi (optarg); break;
     case 'l': nr_lanes = atoi (optarg); break;
@@ -853,6 +867,7 @@ parse_options (int argc, char **argv)
     case 'i': initial_file = optarg; break;
     case 'o': out_file = optarg; break;
     case 'm': mask_file = optarg; break;
+    case 'w': at_work_file = optarg; break;
     default: usage ();
     }
   }
@@ -871,7 +886,7 @@ main (int argc, char **argv)
   parse_options (argc, argv);
   printf ("seed %" PRIu64 "\n", seed);
   fflush (stdout);
-  start (initial_file);
+  start ();
   cut_stripes ();
   run ();
   if (!allow_gone)

@@ -55,6 +55,7 @@ image_init (void)
     exit (77);
   }
   errors_init (getenv ("V") ? loud : quiet);
+  alarm (IMAGE_HANG);
 }
 
 unsigned

@@ -27,7 +27,10 @@ struct image_file {
 
 /* First thing in main: exits with 77 if mke2fs and e2fsck are missing,
  * sends the library's log nowhere unless V is set in the environment.
+ * After so many seconds the program hangs, and is ended; who wants more
+ * says alarm (0).
  */
+#define IMAGE_HANG 1200
 extern void image_init (void);
 
 /* Error lines that the library has logged so far. */

@@ -12,6 +12,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
+#include <unistd.h>
 
 #include "crash.h"
 #include "image.h"
@@ -510,6 +511,8 @@ main (int argc, char **argv)
     return 1;
   }
   image_init ();
+  if (opt.minutes)
+    alarm (0);
   if (opt.image)
     return judge_logs (argv + optind);
   if ((opt.make || opt.tell) && optind + 1 == argc)

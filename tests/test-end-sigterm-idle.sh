@@ -33,6 +33,13 @@ with open("$tmp/vm.raw", "r+b") as f:
         f.write(data)
 os.kill($pid, signal.SIGTERM)
 time.sleep(1)
+# Stay until the server says that it ends, or has gone.
+try:
+    while True:
+        h.pread(512, 0)
+        time.sleep(0.1)
+except nbd.Error:
+    pass
 END
 ended
 check_file "$img" /vm.raw "$tmp/vm.raw"

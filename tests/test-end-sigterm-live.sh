@@ -19,10 +19,15 @@ for fs in ext4 ext2; do
     make_fs "$img" 64M -t $fs -d "$tmp/src"
     dirty_free "$img"
     serve_file "$img" /vm.raw
+    rm -f "$tmp/at-work"
     shadow -k -n 1000000 -t 60 -i "$tmp/src/vm.raw" -o "$tmp/shadow" \
-           -m "$tmp/mask" "$uri" &
+           -m "$tmp/mask" -w "$tmp/at-work" "$uri" &
     client=$!
-    sleep 2
+    while [ ! -e "$tmp/at-work" ]; do
+        kill -0 $client || fail "the clients have ended"
+        sleep 0.1
+    done
+    sleep 0.5
     kill -TERM "$pid"
     ended
     wait $client

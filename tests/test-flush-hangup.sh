@@ -17,7 +17,7 @@ truncate -s 8M "$tmp/src/vm.raw"
 make_fs "$tmp/disk.img" 64M -t ext4 -d "$tmp/src"
 serve --filter=ext2 --filter=delay file "$tmp/disk.img" ext2file=/vm.raw \
       wdelay=300ms
-export uri
+export uri img="$tmp/disk.img"
 nbd_script <<'SCRIPT'
 import os, time
 uri = os.environ["uri"]
@@ -27,8 +27,13 @@ b = nbd.NBD()
 b.connect_uri(uri)
 a.pwrite(b"a" * 65536, 0)
 a.aio_flush()
-# Push the request out, give the commit time to begin, and vanish.
-a.poll(100)
+# Push the request out, wait until the commit has begun, and vanish.
+for i in range(1000):
+    a.poll(10)
+    with open(os.environ["img"], "rb") as f:
+        f.seek(1024 + 0x60)
+        if f.read(1)[0] & 4:    # needs_recovery
+            break
 time.sleep(0.1)
 del a
 b.pwrite(b"b" * 65536, 65536)
@@ -39,9 +44,6 @@ c.connect_uri(uri)
 assert c.pread(196608, 0) == b"a" * 65536 + b"b" * 65536 + b"c" * 65536
 SCRIPT
 # The close takes several slow writes; after a signal they would fail.
-for _ in $(seq 100); do
-    [ "$(fs_state "$tmp/disk.img")" = clean ] && break
-    sleep 0.1
-done
+wait_clean "$tmp/disk.img"
 stop
 check_clean "$tmp/disk.img"

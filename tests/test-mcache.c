@@ -432,7 +432,17 @@ struct keeper {
   struct mbuf *_Atomic *kept;
   struct rng rng;
   unsigned ops, taken;
+  atomic_bool *taking;          /* somebody has taken one */
 };
+
+/* All go on until one was taken, or else the takers might end before the
+ * keepers begin.
+ */
+static bool
+is_needed (struct keeper *k)
+{
+  return k->ops > 0 ? k->ops-- > 0 : !atomic_load (k->taking);
+}
 
 static void *
 keep (void *opaque)
@@ -440,7 +450,7 @@ keep (void *opaque)
   struct keeper *k = opaque;
   struct mbuf *mb;
 
-  while (k->ops-- > 0) {
+  while (is_needed (k)) {
     uint64_t blkno = rng_below (&k->rng, 4 * MOST);
 
     must (mcache_read (k->mc, blkno, &mb) == 0);
@@ -457,14 +467,15 @@ take (void *opaque)
 {
   struct keeper *k = opaque;
 
-  while (k->ops-- > 0) {
+  while (is_needed (k)) {
     struct mbuf *mb = atomic_load (&k->kept[rng_below (&k->rng, KEPT)]);
 
     if (mb == NULL || !mbuf_try_pin (mb))
       continue;
     if (atomic_load_explicit (&mb->owner, memory_order_acquire) == OURS) {
       must (first_word (mb) == mb->blkno);
-      k->taken++;
+      if (k->taken++ == 0)
+        atomic_store (k->taking, true);
     }
     mcache_unpin (k->mc, mb);
   }
@@ -475,6 +486,7 @@ static void
 test_keepers (void **state)
 {
   struct mbuf *_Atomic kept[KEPT] = { NULL };
+  atomic_bool taking = false;
   struct keeper k[THREADS];
   struct cache c;
   unsigned i, taken = 0;
@@ -484,6 +496,7 @@ test_keepers (void **state)
   for (i = 0; i < THREADS; i++) {
     k[i] = (struct keeper) {
       .mc = c.mc, .kept = kept, .rng = { i }, .ops = image_scale (200000),
+      .taking = &taking,
     };
     must (pthread_create (&k[i].thread, NULL, i % 2 ? keep : take, &k[i])
           == 0);

@@ -42,24 +42,28 @@ dumpe2fs "$img" 2>&1 | grep -E "^ *mmp_node_name: *$(hostname)" ||
 
 # A second one that is told to end while it waits.
 serve_file "$img" /vm.raw
-start=$SECONDS
-nbdinfo --size "$uri" >/dev/null 2>&1 &
+bounded nbdinfo --size "$uri" >/dev/null 2>&1 &
 jobs+=($!)
-sleep 2
+for ((i = 0; i < limit * 10; i++)); do
+    holds "$img" && break
+    sleep 0.1
+done
+sleep 1
 kill -TERM "$pid"
 ended
-[ $((SECONDS - start)) -lt 9 ] || fail "ending waited for the protection"
+grep "opening was given up" "$log" ||
+    fail "ending waited for the protection"
 
 # A second one that waits to the end.
 serve_file "$img" /vm.raw
-if nbdinfo --size "$uri" >"$tmp/out" 2>&1; then
+if bounded nbdinfo --size "$uri" >"$tmp/out" 2>&1; then
     fail "a second server was let in"
 fi
 grep -E "in use by somebody else.*\"$(hostname)\".*pid $first_pid" "$log" ||
     fail "the holder is not named"
 stop
 serve_file "$img" /vm.raw -r
-nbdinfo --size "$uri" || fail "a reader was refused"
+bounded nbdinfo --size "$uri" || fail "a reader was refused"
 stop
 
 echo > "$tmp/go"

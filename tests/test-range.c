@@ -146,7 +146,7 @@ test_overlapping (void **state)
   struct filesystem *fs;
   struct inode *inode;
   struct memdev *md = one_file (EXT4, 8 * UNIT, true, &fs, &inode);
-  unsigned i;
+  unsigned i, j;
 
   (void) state;
   for (i = 0; i < 12; i++) {
@@ -165,7 +165,11 @@ test_overlapping (void **state)
     start_request (&a, inode);
     memdev_wait_held (md);
     start_request (&b, inode);
-    usleep (10000);
+    /* Most close the lock and wait; time for the others. */
+    for (j = 0; j < 200 && !atomic_load (&b.done) &&
+           atomic_load (&inode->io_lock.closed) == 0; j++)
+      usleep (500);
+    usleep (1000);
     assert_false (atomic_load (&b.done));
     assert_false (atomic_load (&a.done));
     memdev_hold (md, 0);
