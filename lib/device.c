@@ -42,13 +42,23 @@ is_revoked (struct device *dev)
   return atomic_load_explicit (&dev->revoked, memory_order_relaxed);
 }
 
-/* One addition for a write of any length: some 20 ns, more if another
- * CPU has the line, against the microseconds of the shortest write.
- */
 static void
 count_written (struct device *dev, uint64_t count)
 {
-  atomic_fetch_add_explicit (&dev->written, count, memory_order_relaxed);
+  atomic_fetch_add_explicit (&dev->written[spread_own_part ()].bytes, count,
+                             memory_order_relaxed);
+}
+
+uint64_t
+device_written (const struct device *dev)
+{
+  uint64_t sum = 0;
+  unsigned i;
+
+  for (i = 0; i < SPREAD_PARTS; i++)
+    sum += atomic_load_explicit (&dev->written[i].bytes,
+                                 memory_order_relaxed);
+  return sum;
 }
 
 static uint32_t

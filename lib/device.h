@@ -23,6 +23,8 @@
 
 #include <et/com_err.h>
 
+#include "spread-lock.h"
+
 struct device;
 
 /* Flags of zero, trim and pwrite. */
@@ -58,13 +60,15 @@ struct device {
   /* See device_revoke.  [atomic: only ever set] */
   atomic_bool revoked;
 
-  /* Bytes written, for the superblock.  Every write adds to it, so it has
-   * a cache line of its own: the fields above are read by every request.
-   * [atomic: a sum]
+  /* Bytes written, for the superblock: a sum of what threads of each part
+   * have written.  Every write adds to one, so they are in cache lines of
+   * their own, also apart from the fields above, which every request reads.
    */
-  char apart[64];
-  _Atomic uint64_t written;
-  char apart_too[64];
+  char apart[CACHE_LINE];
+  struct {
+    _Atomic uint64_t bytes;     /* [atomic] */
+    char apart[CACHE_LINE - sizeof (uint64_t)];
+  } written[SPREAD_PARTS];
 };
 
 /* COUNT and OFFSET in bytes.  A range outside the device is EIO: only
@@ -91,6 +95,9 @@ extern errcode_t device_cache (struct device *dev, uint64_t count,
 
 /* Everything written by calls that have returned is durable. */
 extern errcode_t device_flush (struct device *dev);
+
+/* Bytes written since it was opened, those of failed calls as well. */
+extern uint64_t device_written (const struct device *dev);
 
 /* The device is somebody else's from now on: whatever would change it,
  * and flushes, fail with EIO (trims do nothing).  Calls that are in the

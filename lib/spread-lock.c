@@ -40,9 +40,8 @@ overlap (uint64_t a, uint64_t b)
 static atomic_uint threads;
 static _Thread_local unsigned number;   /* from 1 on; 0: not yet given */
 
-/* Where this thread enters itself. */
-static unsigned
-own_part (void)
+unsigned
+spread_own_part (void)
 {
   if (number == 0)
     number = atomic_fetch_add (&threads, 1) % SPREAD_PARTS + 1;
@@ -158,7 +157,7 @@ lock_shared_slowly (struct spread_lock *l, atomic_int *counted)
 void
 spread_lock_shared (struct spread_lock *l)
 {
-  atomic_int *counted = &l->part[own_part ()].counted;
+  atomic_int *counted = &l->part[spread_own_part ()].counted;
 
   if (!try_shared (l, counted)) {
     leave (l, counted);
@@ -169,7 +168,7 @@ spread_lock_shared (struct spread_lock *l)
 void
 spread_unlock_shared (struct spread_lock *l)
 {
-  leave (l, &l->part[own_part ()].counted);
+  leave (l, &l->part[spread_own_part ()].counted);
 }
 
 /* Readers of a range. */
@@ -214,7 +213,7 @@ spread_lock_range_shared (struct spread_lock *l, uint64_t offset,
                           uint64_t count)
 {
   const uint64_t range = make_range (offset, count);
-  const unsigned part = own_part ();
+  const unsigned part = spread_own_part ();
   spread_range *place = enter (l, part, range);
 
   if (place == NULL) {

@@ -66,6 +66,11 @@ struct spread_lock {
   unsigned turns;               /* [mutex] of readers that have waited */
 };
 
+/* The part of the calling thread, below SPREAD_PARTS: always the same, and
+ * as evenly given as can be.  For other things that are spread as well.
+ */
+extern unsigned spread_own_part (void);
+
 /* Who finds it taken looks again SPINS times before going to sleep. */
 extern void spread_lock_init (struct spread_lock *l, unsigned spins);
 extern void spread_lock_destroy (struct spread_lock *l);

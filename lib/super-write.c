@@ -37,12 +37,6 @@
  */
 #define LAST_MOUNTED "nbdkit-ext2"
 
-static uint64_t
-written (struct filesystem *fs)
-{
-  return atomic_load_explicit (&fs->dev->written, memory_order_relaxed);
-}
-
 /* The superblock in memory is what was read, in host order. */
 static void
 remember_rest (struct super_writer *sw, const struct ext2_super_block *sb)
@@ -61,7 +55,7 @@ super_writer_init (struct filesystem *fs)
   memset (&fs->sw, 0, sizeof fs->sw);
   lock_init (&fs->sw.lock, LOCK_SUPER);
   fs->sw.kbytes = fs->e2->super->s_kbytes_written;
-  fs->sw.written = written (fs);
+  fs->sw.written = device_written (fs->dev);
   remember_rest (&fs->sw, fs->e2->super);
 }
 
@@ -178,7 +172,8 @@ super_write (struct filesystem *fs, const struct ext2_super_block *sb,
   u.sb = *sb;
   u.sb.s_state = state;
   set_time (&u.sb.s_wtime, &u.sb.s_wtime_hi, (uint64_t) time (NULL));
-  u.sb.s_kbytes_written = sw->kbytes + ((written (fs) - sw->written) >> 10);
+  u.sb.s_kbytes_written =
+    sw->kbytes + ((device_written (fs->dev) - sw->written) >> 10);
   record_errors (sw, &u.sb);
 #ifdef WORDS_BIGENDIAN
   ext2fs_swap_super (&u.sb);

@@ -28,7 +28,7 @@ struct super_error {
 struct super_writer {
   struct lock lock;             /* SUPER: one write at a time */
   uint64_t kbytes;              /* [constant] s_kbytes_written at open */
-  uint64_t written;             /* [constant] dev->written at open */
+  uint64_t written;             /* [constant] device_written at open */
   uint8_t rest[SUPER_REST];            /* [SUPER] second half of the superblock as
                                    it is on disk, with its checksum */
   uint32_t errors;              /* [SUPER] found since open */
