@@ -7,9 +7,9 @@
  * its range, looks that up piece by piece (in the file's long runs, or
  * else with MAP shared by a search in cached tree blocks), and passes each
  * written piece to the device with the caller's own buffer.  No FS, no
- * libext2fs, no copy.  INODE shared keeps the answer of the lookup true until the I/O
- * is done, because only trims and zeros take blocks away, under INODE
- * exclusive for their range.
+ * libext2fs, no copy.  INODE shared keeps the answer of the lookup true
+ * until the I/O is done, because only trims and zeros take blocks away,
+ * under INODE exclusive for their range.
  * Holes and unwritten extents read as zeros here; writes to them go
  * through fill.c.
  */

@@ -190,6 +190,7 @@ inode_free (struct inode *inode)
   lock_destroy (&inode->fill_lock);
   pthread_cond_destroy (&inode->fill_done);
   hints_free (inode->hints);
+  runs_destroy (&inode->runs);
   free (inode->raw);
   free (inode);
 }

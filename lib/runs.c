@@ -5,43 +5,55 @@
 
 #include <config.h>
 
-#include <stddef.h>
+#include <stdlib.h>
 
 #include "runs.h"
+
+/* A part is so long, shorter in a file of less than LEAST_PARTS of them,
+ * longer in one of more than MOST_PARTS.
+ */
+#define PART_BITS 11
+#define LEAST_PARTS 8
+#define MOST_PARTS 4096
 
 void
 runs_init (struct runs *r, uint64_t blocks)
 {
-  unsigned i;
+  const size_t size = sizeof (struct run_slot);
 
-  r->shift = 0;
-  while ((blocks >> r->shift) >= RUN_SLOTS)
+  r->shift = PART_BITS;
+  while (r->shift > 0 && blocks >> r->shift < LEAST_PARTS)
+    r->shift--;
+  while (blocks >> r->shift >= MOST_PARTS)
     r->shift++;
-  for (i = 0; i < RUN_SLOTS; i++) {
-    atomic_init (&r->slot[i].sequence, 0);
-    atomic_init (&r->slot[i].lblk, 0);
-    atomic_init (&r->slot[i].len, 0);
-    atomic_init (&r->slot[i].pblk, 0);
-  }
+  r->count = (blocks >> r->shift) + 1;
+  /* Zeros are slots without a run.  Those that are never used take no
+   * memory, as calloc gets so much from the system.
+   */
+  r->memory = calloc (r->count + 1, size);
+  if (r->memory == NULL)
+    r->count = 0;
+  r->slot = (struct run_slot *)
+    (((uintptr_t) r->memory + size - 1) & ~(uintptr_t) (size - 1));
 }
 
-static struct run_slot *
-slot_of (struct runs *r, uint64_t lblk)
+void
+runs_destroy (struct runs *r)
 {
-  uint64_t i = lblk >> r->shift;
-
-  return i < RUN_SLOTS ? &r->slot[i] : NULL;
+  free (r->memory);
 }
 
 bool
 runs_find (struct runs *r, uint64_t lblk, uint64_t *pblk, uint64_t *len)
 {
-  struct run_slot *s = slot_of (r, lblk);
+  const uint64_t i = lblk >> r->shift;
+  struct run_slot *s;
   uint64_t start, n, p;
   unsigned before;
 
-  if (s == NULL)
+  if (i >= r->count)
     return false;
+  s = &r->slot[i];
   before = atomic_load_explicit (&s->sequence, memory_order_acquire);
   start = atomic_load_explicit (&s->lblk, memory_order_acquire);
   n = atomic_load_explicit (&s->len, memory_order_acquire);
@@ -75,18 +87,27 @@ void
 runs_note (struct runs *r, uint64_t at, uint64_t lblk, uint64_t len,
            uint64_t pblk)
 {
-  struct run_slot *s = slot_of (r, at);
+  const uint64_t part = UINT64_C (1) << r->shift, i = at >> r->shift;
+  const uint64_t first = i << r->shift;
+  uint64_t start = lblk, end = lblk + len;
 
-  if (s && len >= (UINT64_C (1) << r->shift) / 2)
-    set (s, lblk, len, pblk);
+  if (start < first)
+    start = first;
+  if (end > first + 2 * part)
+    end = first + 2 * part;
+  if (i < r->count && end - start >= part / 2)
+    set (&r->slot[i], start, end - start, pblk + (start - lblk));
 }
 
 void
 runs_forget (struct runs *r, uint64_t lblk, uint64_t len)
 {
-  unsigned i;
+  uint64_t i = lblk >> r->shift;
 
-  for (i = 0; i < RUN_SLOTS; i++) {
+  /* The part before may have a run that reaches to here. */
+  if (i > 0)
+    i--;
+  for (; i < r->count && i << r->shift < lblk + len; i++) {
     struct run_slot *s = &r->slot[i];
     uint64_t start = atomic_load_explicit (&s->lblk, memory_order_relaxed);
     uint64_t n = atomic_load_explicit (&s->len, memory_order_relaxed);

@@ -15,9 +15,12 @@
  * had INODE for them exclusively, and had forgotten the run when he gave
  * it back.
  *
- * The file is divided into RUN_SLOTS parts of equal length; a slot keeps
- * one run that touches its part and is at least half as long, so that
- * slots do not change hands all the time.
+ * The file is divided into parts of equal length, each with a slot.  That
+ * keeps one run, of what lies in its part or the next one, which is at
+ * least half as long as a part: so slots do not change hands all the time,
+ * and a request that begins in one part and ends in the next is answered
+ * in one piece.  Extents have at most 32,768 blocks, so that a part must
+ * not be much longer.
  */
 
 #ifndef EXT2SERVE_RUNS_H
@@ -25,28 +28,30 @@
 
 #include <stdatomic.h>
 #include <stdbool.h>
+#include <stddef.h>
 #include <stdint.h>
-
-#include "spread-lock.h"
-
-#define RUN_SLOTS 8
 
 struct run_slot {
   /* Odd while somebody writes the slot; another reader then goes without
    * it.  [atomic]
    */
-  _Alignas (CACHE_LINE) atomic_uint sequence;
+  _Alignas (32) atomic_uint sequence;
   _Atomic uint64_t lblk, len, pblk;     /* [atomic; consistent if SEQUENCE
                                            is even and did not change] */
 };
 
 struct runs {
   unsigned shift;               /* [constant] log2 of a part, in blocks */
-  struct run_slot slot[RUN_SLOTS];
+  size_t count;                 /* [constant] of slots; 0: out of memory */
+  struct run_slot *slot;        /* [constant] */
+  void *memory;                 /* [constant] where they are */
 };
 
-/* For a file of so many blocks. */
+/* For a file of so many blocks.  Without memory for it, it is as if no run
+ * was ever noted.
+ */
 extern void runs_init (struct runs *r, uint64_t blocks);
+extern void runs_destroy (struct runs *r);
 
 /* Is LBLK in a known run?  *PBLK is its place, *LEN what is left of the
  * run from there on.  Locks: INODE for what is used of it.
@@ -55,8 +60,8 @@ extern bool runs_find (struct runs *r, uint64_t lblk, uint64_t *pblk,
                        uint64_t *len);
 
 /* Somebody who looked for block AT has found that the LEN blocks from
- * LBLK on are written and lie at PBLK on.  Locks: MAP, since before that
- * was found out.
+ * LBLK on, AT among them, are written and lie at PBLK on.  Locks: MAP,
+ * since before that was found out.
  */
 extern void runs_note (struct runs *r, uint64_t at, uint64_t lblk,
                        uint64_t len, uint64_t pblk);
