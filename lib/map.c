@@ -135,10 +135,16 @@ errcode_t
 map_remove (struct inode *inode, uint64_t start, uint64_t end,
             struct reservation *r, uint64_t *next)
 {
-  runs_forget (&inode->runs, start, end - start);
+  errcode_t err;
+
   if (inode->kind == MAPPED_BY_EXTENTS)
-    return extent_edit (inode, start, end, MAP_HOLE, 0, true, r, next);
-  return indirect_remove (inode, start, end, next);
+    err = extent_edit (inode, start, end, MAP_HOLE, 0, true, r, next);
+  else
+    err = indirect_remove (inode, start, end, next);
+  /* Not before, when it is not known how little of a large range it is. */
+  runs_forget (&inode->runs, start,
+               (err || *next > end ? end : *next) - start);
+  return err;
 }
 
 uint64_t

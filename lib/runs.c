@@ -14,7 +14,7 @@
  */
 #define PART_BITS 11
 #define LEAST_PARTS 8
-#define MOST_PARTS 4096
+#define MOST_PARTS 16384
 
 void
 runs_init (struct runs *r, uint64_t blocks)

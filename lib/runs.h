@@ -19,8 +19,8 @@
  * keeps one run, of what lies in its part or the next one, which is at
  * least half as long as a part: so slots do not change hands all the time,
  * and a request that begins in one part and ends in the next is answered
- * in one piece.  Extents have at most 32,768 blocks, so that a part must
- * not be much longer.
+ * in one piece.  Extents have at most 32,768 blocks, so longer parts are of
+ * little use: beyond 2^29 blocks requests have to search the tree.
  */
 
 #ifndef EXT2SERVE_RUNS_H

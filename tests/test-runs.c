@@ -7,7 +7,9 @@
 
 #include <config.h>
 
-#include <string.h>
+#include <pthread.h>
+#include <stdatomic.h>
+#include <unistd.h>
 
 #include "image.h"
 #include "runs.h"
@@ -101,7 +103,7 @@ test_model (void **state)
   runs_destroy (&r);
 }
 
-/* Extents of at most 32,768 blocks, in files of every size: a lookup
+/* Extents of at most 32,768 blocks, in files of up to 2^29: a lookup
  * anywhere makes the next one there known, to the end of its part and of
  * the next at least, as far as the extent goes.
  */
@@ -110,7 +112,7 @@ test_sizes (void **state)
 {
   static const uint64_t sizes[] = {
     1, 2, 7, 8, 9, 100, 2048, 16383, 16384, 16385, 131072, 8388607, 8388608,
-    UINT64_C (1) << 26, (UINT64_C (1) << 27) - 1
+    UINT64_C (1) << 26, UINT64_C (1) << 28, (UINT64_C (1) << 29) - 1
   };
   struct rng rng = { 12 };
   struct runs r;
@@ -154,15 +156,98 @@ static void
 test_huge (void **state)
 {
   struct runs r;
-  uint64_t blocks = UINT64_MAX >> 10, pblk, len;
+  const uint64_t blocks = UINT64_MAX >> 10;
+  uint64_t part, pblk, len;
 
   (void) state;
   runs_init (&r, blocks);
-  assert_in_range (r.count, 1, 4097);
+  assert_in_range (r.count, 1, 20000);
+  part = UINT64_C (1) << r.shift;
   runs_note (&r, blocks - 1, blocks - 100, 100, 7);
   assert_false (runs_find (&r, blocks - 1, &pblk, &len));
+  runs_note (&r, blocks - 1, blocks - part, part, 7);
+  assert_true (runs_find (&r, blocks - 1, &pblk, &len));
+  assert_int_equal (pblk, 7 + part - 1);
+  assert_int_equal (len, 1);
   runs_forget (&r, 0, blocks);
+  assert_false (runs_find (&r, blocks - 1, &pblk, &len));
   runs_destroy (&r);
+}
+
+/* Readers without a lock, of a slot that others change all the time.  Each
+ * run's place and length follow from its start, so that a mixture of two
+ * gives itself away.
+ */
+
+#define TORN_BLOCKS 16384u      /* parts of 2,048 blocks */
+
+static struct runs torn;
+/* As readers of MAP and its writer; the latter must have its turn. */
+static pthread_rwlock_t map
+  = PTHREAD_RWLOCK_WRITER_NONRECURSIVE_INITIALIZER_NP;
+static atomic_bool torn_stop;
+static atomic_uint torn_found;
+
+static void *
+note_torn (void *opaque)
+{
+  struct rng rng = { (uintptr_t) opaque };
+
+  while (!atomic_load (&torn_stop)) {
+    const uint64_t start = 2048 + rng_below (&rng, 100);
+
+    pthread_rwlock_rdlock (&map);
+    runs_note (&torn, start, start, 2000 - 10 * (start - 2048),
+               start << 20);
+    pthread_rwlock_unlock (&map);
+  }
+  return NULL;
+}
+
+static void *
+find_torn (void *opaque)
+{
+  struct rng rng = { (uintptr_t) opaque };
+
+  while (!atomic_load (&torn_stop)) {
+    const uint64_t at = 2048 + 99 + rng_below (&rng, 900);
+    uint64_t pblk, len, start, in;
+
+    if (!runs_find (&torn, at, &pblk, &len))
+      continue;
+    start = pblk >> 20;
+    in = pblk & ((1 << 20) - 1);
+    must (start >= 2048 && start < 2148 && start + in == at);
+    must (in + len == 2000 - 10 * (start - 2048));
+    atomic_fetch_add (&torn_found, 1);
+  }
+  return NULL;
+}
+
+static void
+test_torn (void **state)
+{
+  pthread_t t[4];
+  unsigned i;
+
+  (void) state;
+  runs_init (&torn, TORN_BLOCKS);
+  assert_int_equal (torn.shift, 11);
+  for (i = 0; i < 4; i++)
+    must (pthread_create (&t[i], NULL, i % 2 ? note_torn : find_torn,
+                          (void *) (uintptr_t) i) == 0);
+  for (i = 0; i < 10 * image_scale (1000) &&
+         (i < image_scale (1000) || atomic_load (&torn_found) < 1000); i++) {
+    pthread_rwlock_wrlock (&map);
+    runs_forget (&torn, 3000, 1);
+    pthread_rwlock_unlock (&map);
+    usleep (100);
+  }
+  atomic_store (&torn_stop, true);
+  for (i = 0; i < 4; i++)
+    pthread_join (t[i], NULL);
+  assert_true (atomic_load (&torn_found) > 0);
+  runs_destroy (&torn);
 }
 
 int
@@ -172,6 +257,7 @@ main (void)
     cmocka_unit_test (test_model),
     cmocka_unit_test (test_sizes),
     cmocka_unit_test (test_huge),
+    cmocka_unit_test (test_torn),
   };
 
   image_init ();
