@@ -32,10 +32,11 @@ def options():
     p.add_argument("--rows", default="all", metavar="ROW,...",
                    help="which rows to run (default all)")
     p.add_argument("--pairs", type=int, metavar="N",
-                   help="pairs of measurements (default 5)")
+                   help="pairs of measurements (default 5); three times "
+                   "as many, and as short, of reads and overwrites")
     p.add_argument("--most", type=int, metavar="N",
                    help="pairs at most, where more are taken until the "
-                   "median is known well (default 25)")
+                   "median is known well (default 12)")
     p.add_argument("--others", type=int, metavar="N",
                    help="rounds in which those take part that are neither "
                    "the reference nor this filter (default 2)")
@@ -64,7 +65,7 @@ def options():
                    help="the built tree (default ..)")
     p.add_argument("--list", action="store_true", help="list the rows")
     o = p.parse_args()
-    full = {"pairs": 5, "most": 25, "others": 2, "seconds": 0.5, "size": 512,
+    full = {"pairs": 5, "most": 12, "others": 2, "seconds": 0.5, "size": 512,
             "fill": 1024, "fragments": FRAGMENTS, "clients": 1000,
             "connections": "1,4,16,64"}
     quick = {"pairs": 1, "most": 1, "others": 1, "seconds": 0.5, "size": 128,

@@ -17,7 +17,11 @@ from load import Failed
 
 
 # Until files get new places in memory.
-ROUNDS_IN_PLACE = 5
+ROUNDS_IN_PLACE = 6
+
+# Where it matters, pairs are this many times as many, and as much shorter:
+# the machine's speed changes within a second.
+BURSTS = 3
 
 # A median's standard error that is small enough.
 ENOUGH = 0.012
@@ -135,6 +139,7 @@ class Bench:
         self.most = max(options.most, options.pairs)
         self.others = min(options.others, options.pairs)
         self.seconds = options.seconds
+        self.short = options.seconds / BURSTS
         self.size = options.size * 1024 * 1024
         self.fragments = options.fragments
         self.fill = options.fill * 1024 * 1024
@@ -163,9 +168,11 @@ class Bench:
     def why_not(self, kind):
         return self.tools.absent.get(kind, "one connection after the other")
 
-    def compare(self, cell, measures, full=(), precise=False, again=None):
+    def compare(self, cell, measures, full=(), precise=False, bursts=1,
+                again=None):
         """measures: {kind: function}, the reference first.  precise: more
-        rounds, until the median is known well.  again: called every few
+        rounds, until the median is known well.  bursts: so many times as
+        many rounds.  again: called every few
         rounds, to get each one's file new places in memory: which ones it
         has makes a difference of 10 %, to the same file's speed.
 
@@ -175,9 +182,10 @@ class Bench:
         all, is to the cost of the next.
         """
         always = {cell.reference, OURS, *full}
-        for i in range(self.most if precise else self.pairs):
+        least, others = self.pairs * bursts, self.others * bursts
+        for i in range(self.most * bursts if precise else least):
             # Whatever the ratio is, so that stopping does not choose it.
-            if i >= self.pairs and cell.ratio() is not None and \
+            if i >= least and cell.ratio() is not None and \
                cell.ratio().error() <= ENOUGH:
                 break
             if again and i > 0 and i % ROUNDS_IN_PLACE == 0:
@@ -186,7 +194,7 @@ class Bench:
             for kind, measure in reversed(order) if i % 2 else order:
                 if kind in cell.absent:
                     continue
-                if kind not in always and i >= self.others:
+                if kind not in always and i >= others:
                     continue
                 try:
                     sample = measure()

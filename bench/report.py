@@ -10,7 +10,7 @@ import subprocess
 import time
 
 from contenders import DIST, FUSE, LINUX, OURS, RAW, THIN, TITLES
-from measure import ENOUGH
+from measure import BURSTS, ENOUGH
 
 
 def _first_line(*argv, error=False):
@@ -179,24 +179,25 @@ def _absent(bench):
 
 NOTES = """\
 Speeds are medians; ratios are taken pair by pair, within a round, to the
-first column of speeds, and given as median (quartiles) of {pairs} pairs, or
-up to {most} until the median's standard error is below {enough}. The
-other contenders took part in {others} rounds; a dash says that they were
-not asked or could not. Server CPU is that of the nbdkit process
-(and of fuse2fs): what the kernel does in its own threads for a loop mount is
-not in it. {seconds:g} s a measurement; files of {size} MiB; 16 requests in
-flight in all, or one each with more connections. Filling includes the flush,
-the end of the server, unmounting, and syncing the image. The images were in
-the page cache {pages}."""
+first column of speeds, and given as median (quartiles) of so many pairs. Of
+reads and overwrites these are {least} pairs of {short:.2g} s, or up to {most}
+until the median's standard error is below {enough}; of the rest at least
+{pairs} of {seconds:g} s. The other contenders took part in fewer rounds; a
+dash says that they were not asked or could not. Server CPU is that of the
+nbdkit process (and of fuse2fs): what the kernel does in its own threads for a
+loop mount is not in it. Files of {size} MiB; 16 requests in flight in all, or
+one each with more connections. Filling includes the flush, the end of the
+server, unmounting, and syncing the image. The images were in the page cache
+{pages}."""
 
 
 def markdown(bench, facts, picture):
     lines = ["# Performance", ""]
     lines += _table(["", ""], [[a, b] for a, b in facts])
-    lines += ["", NOTES.format(pairs=bench.pairs, most=bench.most,
+    lines += ["", NOTES.format(pairs=bench.pairs, least=bench.pairs * BURSTS,
+                               most=bench.most * BURSTS,
                                enough=ENOUGH, pages=bench.images.pages(),
-                               others=bench.others,
-                               seconds=bench.seconds,
+                               seconds=bench.seconds, short=bench.short,
                                size=bench.size // 1048576), ""]
     if bench.cells and picture:
         lines += [f"![Throughput and latency]({picture})", ""]

@@ -11,10 +11,11 @@ import time
 
 from contenders import DIST, FUSE, LINUX, OURS, RAW, THIN, Server
 from load import Background, Failed, client_load, fio
-from measure import Cell, Sample
+from measure import BURSTS, ROUNDS_IN_PLACE, Cell, Sample
 
 KIB, MIB = 1024, 1024 * 1024
-START = 0.3                     # seconds beside a measurement
+START = 0.1                     # seconds beside a measurement
+MOVE = 0.8                      # seconds for reading an image in anew
 
 
 def in_flight(connections):
@@ -94,7 +95,7 @@ def timed_sample(bench, server, rw, block, connections):
     r, cpu = with_cpu(server, lambda: client_load(
         bench.tools.client("client-load"), server.uri, o=side, b=block,
         p="random" if rw.startswith("rand") else "seq", l=bench.size,
-        c=connections, d=in_flight(connections), t=bench.seconds))
+        c=connections, d=in_flight(connections), t=bench.short))
     p99 = r["write" if side == "w" else "read"]["p99"]
     return Sample(r["requests"] / r["seconds"], p99, cpu)
 
@@ -127,14 +128,16 @@ def speed_row(row, rw, block):
                     for k, s in servers.items()
                     if k in (RAW, THIN, OURS)
                     or among_others(n) and bench.can(k, n)},
-                    full=(THIN,), precise=True,
+                    full=(THIN,), precise=True, bursts=BURSTS,
                     again=lambda: move(bench, servers))
 
     def estimate(bench):
         n = len(bench.connections)
         few = len([c for c in bench.connections if among_others(c)])
-        runs = bench.most * n * 3 + bench.others * few * 3
-        return runs * (bench.seconds + START) + bench.size / (60 * MIB)
+        runs = BURSTS * (bench.most * n * 3 + bench.others * few * 3)
+        return (runs * (bench.short + START)
+                + n * bench.most * BURSTS / ROUNDS_IN_PLACE * 3 * MOVE
+                + bench.size / (60 * MIB))
 
     return measure, estimate
 
@@ -159,12 +162,13 @@ def blocks(bench):
                         "by blocks (ext3), 4 connections", RAW, target=0.97)
             bench.compare(cell, {
                 k: lambda s=s, rw=rw, b=block: timed_sample(bench, s, rw, b, 4)
-                for k, s in servers.items()}, precise=True,
+                for k, s in servers.items()}, precise=True, bursts=BURSTS,
                 again=lambda: move(bench, servers))
 
 
 def blocks_estimate(bench):
-    return (len(BLOCK_MAPPED) * bench.most * 2 * (bench.seconds + START)
+    rounds = len(BLOCK_MAPPED) * bench.most * BURSTS
+    return (rounds * 2 * (bench.short + START + MOVE / ROUNDS_IN_PLACE)
             + bench.size / (60 * MIB))
 
 
@@ -175,7 +179,7 @@ def mixed(bench):
     def sample(server, every, n):
         r, cpu = with_cpu(server, lambda: client_load(
             program, server.uri, o="rw", f=every, b=4096, p="random",
-            l=bench.size, c=n, d=in_flight(n), t=bench.seconds))
+            l=bench.size, c=n, d=in_flight(n), t=bench.short))
         return Sample(r["requests"] / r["seconds"], r["read"]["p99"], cpu)
 
     with plain_servers(bench) as servers:
@@ -188,12 +192,15 @@ def mixed(bench):
                 bench.compare(cell, {
                     k: lambda s=s, e=every, n=n: sample(s, e, n)
                     for k, s in servers.items()
-                    if k in (RAW, OURS) or bench.can(k, n)}, precise=True,
+                    if k in (RAW, OURS) or bench.can(k, n)},
+                    precise=True, bursts=BURSTS,
                     again=lambda: move(bench, servers))
 
 
 def mixed_estimate(bench):
-    return 4 * (bench.most * 2 + bench.others * 3) * (bench.seconds + START)
+    return 4 * BURSTS * (
+        (bench.most * 2 + bench.others * 3) * (bench.short + START)
+        + bench.most / ROUNDS_IN_PLACE * 3 * MOVE)
 
 
 # --- Filling -----------------------------------------------------------------

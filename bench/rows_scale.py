@@ -11,8 +11,8 @@ import time
 
 from contenders import DIST, OURS, RAW, Server
 from load import Background, Failed, client_load
-from measure import Cell, Sample
-from rows import MIB, in_flight, with_cpu
+from measure import BURSTS, ROUNDS_IN_PLACE, Cell, Sample
+from rows import MIB, MOVE, START, in_flight, with_cpu
 
 PACKED = "packed"
 
@@ -27,7 +27,7 @@ def fragmented_sample(bench, server, verb, extents, connections):
     r, cpu = with_cpu(server, lambda: client_load(
         bench.tools.client("client-load"), server.uri, o=verb, b=4096,
         S=STEP, l=extents * STEP, p="random", c=connections,
-        d=in_flight(connections), t=bench.seconds))
+        d=in_flight(connections), t=bench.short))
     side = r["write" if verb == "w" else "read"]
     return Sample(r["requests"] / r["seconds"], side["p99"], cpu)
 
@@ -75,12 +75,13 @@ def fragmented(bench):
                             bench, packed, v, extents, n),
                         OURS: lambda v=verb, n=n: fragmented_sample(
                             bench, server, v, extents, n)},
-                        precise=True, again=move)
+                        precise=True, bursts=BURSTS, again=move)
 
 
 def fragmented_estimate(bench):
     return (bench.fragments / 10000 + 10 +
-            4 * bench.most * (2 * bench.seconds + 2.5))
+            4 * bench.most * BURSTS * (
+                2 * (bench.short + START) + 10 * MOVE / ROUNDS_IN_PLACE))
 
 
 # --- Trimming a fragmented gigabyte ------------------------------------------
