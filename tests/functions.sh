@@ -293,16 +293,25 @@ check_log ()
 # as well before the first change of metadata is committed.)
 wait_clean ()
 {
+    wait_until lets_go "$1"
+    [ "$(fs_state "$1")" = clean ] ||
+        fail "$1 is not clean after the last client left"
+}
+
+# wait_until COMMAND...: looks again until it succeeds, or fails.
+wait_until ()
+{
     local i
     for ((i = 0; i < limit * 10; i++)); do
-        if ! holds "$1"; then
-            [ "$(fs_state "$1")" = clean ] ||
-                fail "$1 is not clean after the last client left"
-            return 0
-        fi
+        ! "$@" || return 0
         sleep 0.1
     done
-    fail "the server did not let go of $1 after the last client left"
+    fail "waited in vain: $*"
+}
+
+lets_go ()
+{
+    ! holds "$1"
 }
 
 # holds FILE: whether the last server has it open.

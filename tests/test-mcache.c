@@ -441,7 +441,10 @@ struct keeper {
 static bool
 is_needed (struct keeper *k)
 {
-  return k->ops > 0 ? k->ops-- > 0 : !atomic_load (k->taking);
+  if (k->ops == 0)
+    return !atomic_load (k->taking);
+  k->ops--;
+  return true;
 }
 
 static void *

@@ -44,10 +44,7 @@ dumpe2fs "$img" 2>&1 | grep -E "^ *mmp_node_name: *$(hostname)" ||
 serve_file "$img" /vm.raw
 bounded nbdinfo --size "$uri" >/dev/null 2>&1 &
 jobs+=($!)
-for ((i = 0; i < limit * 10; i++)); do
-    holds "$img" && break
-    sleep 0.1
-done
+wait_until holds "$img"
 sleep 1
 kill -TERM "$pid"
 ended

@@ -62,8 +62,7 @@ static void
 change (struct runs *r, struct rng *rng)
 {
   const uint32_t at = rng_below (rng, BLOCKS);
-  const uint32_t most = BLOCKS - at < 4000 ? BLOCKS - at : 4000;
-  const uint32_t len = 1 + rng_below (rng, rng_below (rng, 4) ? 40 : most);
+  const uint32_t len = 1 + rng_below (rng, rng_below (rng, 4) ? 40 : 4000);
   const uint32_t end = at + (len < BLOCKS - at ? len : BLOCKS - at);
   uint32_t i, p = rng_below (rng, 1u << 30);
 
