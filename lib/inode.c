@@ -17,7 +17,6 @@
 #include "indirect.h"
 #include "inline.h"
 #include "inode.h"
-#include "iomgr.h"
 
 /* Zero-filled edges and trims of whole blocks rely on it. */
 _Static_assert (EXT2_MAX_BLOCK_LOG_SIZE < SPREAD_UNIT_BITS,
@@ -422,17 +421,51 @@ set_times (struct inode *inode)
   set_time (inode, &inode->raw->i_ctime, &inode->raw->i_ctime_extra, &now);
 }
 
-/* The block of the inode table that holds INODE. */
+/* Where INODE lies in the inode table: bytes from the device's start. */
 static uint64_t
-table_block (struct inode *inode)
+table_offset (struct inode *inode)
 {
   ext2_filsys e2 = inode->fs->e2;
   dgrp_t g = (inode->ino - 1) / EXT2_INODES_PER_GROUP (e2->super);
-  uint64_t at = (uint64_t) ((inode->ino - 1)
-                            % EXT2_INODES_PER_GROUP (e2->super))
-    * EXT2_INODE_SIZE (e2->super);
 
-  return ext2fs_inode_table_loc (e2, g) + (at >> inode->fs->block_bits);
+  return (ext2fs_inode_table_loc (e2, g) << inode->fs->block_bits)
+    + (uint64_t) ((inode->ino - 1) % EXT2_INODES_PER_GROUP (e2->super))
+    * EXT2_INODE_SIZE (e2->super);
+}
+
+static errcode_t
+read_table_block (struct inode *inode, struct mbuf **mbp)
+{
+  return mcache_read (inode->fs->mc,
+                      table_offset (inode) >> inode->fs->block_bits, mbp);
+}
+
+/* The raw inode goes into its block, which inode_begin_change has put into
+ * the running set.  What ext2fs_write_inode_full does, without the memory
+ * that takes: this comes after the change, so it must not fail.  Locks: FS.
+ */
+static errcode_t
+put_raw (struct inode *inode)
+{
+  struct filesystem *fs = inode->fs;
+  const size_t size = EXT2_INODE_SIZE (fs->e2->super);
+  struct ext2_inode_large *to;
+  struct mbuf *mb;
+  errcode_t err = read_table_block (inode, &mb);
+
+  if (err)
+    return err;
+  LOCK_DEBUG (assert (mcache_is_dirty (mb)));
+  to = (void *) (mb->data + (table_offset (inode) & (fs->block_size - 1)));
+#ifdef WORDS_BIGENDIAN
+  ext2fs_swap_inode_full (fs->e2, to, inode->raw, 1, (int) size);
+#else
+  memcpy (to, inode->raw, size);
+#endif
+  err = ext2fs_inode_csum_set (fs->e2, inode->ino, to);
+  mcache_unpin (fs->mc, mb);
+  ext2fs_flush_icache (fs->e2);         /* it has the inode as it was */
+  return err;
 }
 
 errcode_t
@@ -442,7 +475,7 @@ inode_begin_change (struct inode *inode)
   struct mbuf *mb;
   errcode_t err;
 
-  err = mcache_read (fs->mc, table_block (inode), &mb);
+  err = read_table_block (inode, &mb);
   if (err)
     return err;
   err = filesystem_begin_change (fs);
@@ -461,11 +494,7 @@ inode_write (struct inode *inode)
   lock_assert_held (LOCK_FS);
   atomic_store (&inode->times_pending, false);
   set_times (inode);
-  err = ext2fs_write_inode_full (fs->e2, inode->ino,
-                                 (struct ext2_inode *) inode->raw,
-                                 EXT2_INODE_SIZE (fs->e2->super));
-  if (!err)
-    err = iomgr_write_error (fs->e2->io);
+  err = put_raw (inode);
   if (err)
     filesystem_abort (fs, "an inode could not be changed", err);
   else

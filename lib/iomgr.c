@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /* SPDX-FileCopyrightText: 2026 the nbdkit-ext2 authors */
 
-/* libext2fs's io_manager over the metadata cache.
+/* libext2fs's io_manager over the metadata cache, for reading.
  *
  * Notes on the design: libext2fs addresses blocks of the channel's
  * block size, which is 1024 while it reads the superblock and the
@@ -27,7 +27,6 @@
 struct channel_data {
   struct mcache *mc;            /* [constant] */
   struct device *dev;           /* [constant] */
-  errcode_t write_error;        /* [FS] the first one stays */
 };
 
 static _Thread_local struct channel_data target;
@@ -37,15 +36,6 @@ iomgr_set_target (struct mcache *mc, struct device *dev)
 {
   target.mc = mc;
   target.dev = dev;
-}
-
-errcode_t
-iomgr_write_error (io_channel channel)
-{
-  struct channel_data *cd = channel->private_data;
-
-  lock_assert_held (LOCK_FS);
-  return cd->write_error;
 }
 
 static errcode_t
@@ -166,58 +156,18 @@ mc_read_blk (io_channel io, unsigned long block, int count, void *data)
   return mc_read_blk64 (io, block, count, data);
 }
 
-static errcode_t
-write_range (struct channel_data *cd, uint64_t offset, uint64_t len,
-             const uint8_t *p)
-{
-  const uint32_t bs = mcache_block_size (cd->mc);
-
-  while (len > 0) {
-    uint32_t in = offset % bs;
-    uint32_t n = len < bs - in ? (uint32_t) len : bs - in;
-    struct mbuf *mb;
-    errcode_t err;
-
-    err = mcache_read (cd->mc, offset / bs, &mb);
-    if (err)
-      return err;
-    err = mcache_dirty (cd->mc, mb, MCLASS_INODE, false);
-    if (!err)
-      memcpy (mb->data + in, p, n);
-    mcache_unpin (cd->mc, mb);
-    if (err)
-      return err;
-    p += n;
-    offset += n;
-    len -= n;
-  }
-  return 0;
-}
-
+/* Everything that is written is written by code of our own. */
 static errcode_t
 mc_write_blk64 (io_channel io, unsigned long long block, int count,
                 const void *data)
 {
-  struct channel_data *cd = io->private_data;
-  uint64_t offset, len;
-  errcode_t err;
-
-  lock_assert_held (LOCK_FS);
-  if (!cd->dev->writable)
-    err = EROFS;
-  else
-    err = byte_range (io, block, count, &offset, &len);
-  if (!err)
-    err = write_range (cd, offset, len, data);
-  if (err && !cd->write_error)
-    cd->write_error = err;
-  return err;
+  return EROFS;
 }
 
 static errcode_t
 mc_write_blk (io_channel io, unsigned long block, int count, const void *data)
 {
-  return mc_write_blk64 (io, block, count, data);
+  return EROFS;
 }
 
 static errcode_t
@@ -226,9 +176,6 @@ mc_flush (io_channel io)
   return 0;                     /* commits flush */
 }
 
-/* No write_byte, discard and zeroout: libext2fs then writes whole blocks
- * through write_blk64, which is all that is wanted here.
- */
 struct struct_io_manager mcache_io_manager = {
   .magic = EXT2_ET_MAGIC_IO_MANAGER,
   .name = "metadata cache",
