@@ -14,6 +14,9 @@
  * one that it has written; or revoke the block.  Either way the later
  * transaction is in the log behind the tail to be, and a replay finds it
  * there.  In the end what is left in the array is of later transactions.
+ *
+ * If a write fails, the log still holds everything: the checkpoint stays
+ * where it is, and goes on from there when it is next its turn.
  */
 
 #include <config.h>
@@ -151,14 +154,17 @@ write_piece (struct filesystem *fs, struct log *log, bool *done)
   struct frozen_set *all = &log->logged, piece;
   const size_t from = find (all, log->checkpoint.next);
   const size_t most = PIECE / fs->block_size;
+  errcode_t err;
 
   piece.blocks = all->blocks + from;
   piece.count = all->count - from < most ? all->count - from : most;
   *done = piece.count == 0;
   if (*done)
     return 0;
-  log->checkpoint.next = piece.blocks[piece.count - 1].blkno + 1;
-  return write_in_place (fs, &piece, NULL);
+  err = write_in_place (fs, &piece, NULL);
+  if (!err)
+    log->checkpoint.next = piece.blocks[piece.count - 1].blkno + 1;
+  return err;
 }
 
 /* J4: in place, flush, then the superblock, durably; then, and not
@@ -173,7 +179,7 @@ end (struct filesystem *fs, struct log *log)
 
   log_debug ("checkpoint: %zu blocks, %u of %u blocks of the log used",
              set->count, (unsigned) log->used, (unsigned) log->capacity);
-  if ((err = commit_flush (fs)) ||
+  if ((err = device_flush (fs->dev)) ||
       (err = log_set_tail (fs, log, log->checkpoint.head,
                            log->checkpoint.tid)))
     return err;

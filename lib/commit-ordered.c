@@ -42,12 +42,12 @@ commit_ordered (struct filesystem *fs, struct commit *c)
   errcode_t err;
 
   if (c->first && ((err = commit_super (fs, &c->super)) ||
-                   (err = commit_flush (fs))))
+                   (err = device_flush (fs->dev))))
     return err;
   if ((err = write_in_place (fs, &c->set, in_first_wave)) ||
       (c->super_dirty && (err = commit_super (fs, &c->super))) ||
-      (err = commit_flush (fs)) ||
+      (err = device_flush (fs->dev)) ||
       (err = write_in_place (fs, &c->set, in_second_wave)))
     return err;
-  return commit_flush (fs);
+  return device_flush (fs->dev);
 }

@@ -5,19 +5,39 @@
  *
  *   1. Under FS: put checksums on bitmaps and descriptors, copy the
  *      superblock and all dirty blocks, take the lists of freed blocks,
- *      start the next running set.  From here on without FS.
+ *      start the next running set.  All memory that the rest needs has been
+ *      reserved by then.  From here on without FS.
  *   2. Put checksums on the copies of tree nodes, and make the copies
  *      durable: commit-journal.c or commit-ordered.c.
  *   3. Requests waiting for it are answered.
  *   4. Blocks freed by the set go to the sync thread's list (release.c).
  *
- * A failure in 2 aborts the filesystem: what is on the device is then a
- * state that a power cut could have left, and nothing more is written.
- *
  * Transactions are numbered from 1: running_tid is the one that changes
  * are added to, committed_tid the last durable one; at most one is in
- * between, in the hands of the sync thread.  (The journal has numbers of
- * its own.)
+ * between, fs->commit, in the hands of the sync thread.  (The journal has
+ * numbers of its own.)
+ *
+ *              1              2
+ *   running ------> fs->commit ------> committed
+ *                     ^    |   \
+ *                     +----+    \ a flush failed, or it fits nowhere
+ *                   2 failed:    v
+ *                 try it again   aborted
+ *
+ * If a write of 2 fails (no room on the host of the image, a path to the
+ * storage that is gone for a while), what is on the device is a state that a
+ * power cut could have left.  So nothing is lost: the transaction stays what
+ * it is, who waits gets the error, and the next sync does 2 again, with the
+ * same blocks at the same places.  That is right whatever of the first
+ * attempt has reached the device:
+ *
+ *   - in the log, because the head has not moved: what is written again is
+ *     the same transaction, with the same number;
+ *   - without a journal, because each write of it is a change on its own,
+ *     and writing it twice is the same as once.
+ *
+ * Only when a flush has failed is it not known what the device holds: then
+ * the filesystem is aborted, and nothing more is written.
  */
 
 #include <config.h>
@@ -31,6 +51,36 @@
 #include "errors.h"
 #include "extent-node.h"
 #include "log.h"
+
+errcode_t
+commit_init (struct filesystem *fs)
+{
+  fs->commit_batch = malloc (COMMIT_BATCH);
+  fs->commit = calloc (1, sizeof *fs->commit);
+  return fs->commit_batch && fs->commit ? 0 : ENOMEM;
+}
+
+/* FS's transaction in step 2 is done with, or given up. */
+static void
+drop (struct filesystem *fs, bool written)
+{
+  struct commit *c = fs->commit;
+
+  mcache_thaw (fs->mc, &c->set, written);
+  free (c->freed.ranges);
+  free (c->revoked);
+  memset (c, 0, sizeof *c);
+}
+
+void
+commit_fini (struct filesystem *fs)
+{
+  if (fs->commit)
+    drop (fs, false);
+  free (fs->commit);
+  free (fs->commit_batch);
+  free (fs->releasing.ranges);
+}
 
 void
 filesystem_abort_at (struct filesystem *fs, const char *func, unsigned line,
@@ -51,28 +101,6 @@ filesystem_abort_at (struct filesystem *fs, const char *func, unsigned line,
   if (super_write (fs, fs->e2->super,
                    fs->original_state & ~EXT2_VALID_FS) == 0)
     device_flush (fs->dev);
-}
-
-void
-filesystem_flush_failed (struct filesystem *fs, errcode_t err)
-{
-  char why[128];
-
-  if (!atomic_exchange (&fs->flush_failed, true))
-    log_error ("the device could not make data durable: %s: flushes fail "
-               "from now on, because what was lost is not known; restart "
-               "the server when the device is well",
-               errcode_text (err, why, sizeof why));
-}
-
-errcode_t
-commit_flush (struct filesystem *fs)
-{
-  errcode_t err = device_flush (fs->dev);
-
-  if (err)
-    filesystem_flush_failed (fs, err);
-  return err;
 }
 
 errcode_t
@@ -160,6 +188,19 @@ take_lists (struct filesystem *fs, struct commit *c)
   a->nrevoked = a->revoked_size = 0;
 }
 
+/* What the steps after it need must not fail for want of memory.  Locks:
+ * FS.
+ */
+static errcode_t
+reserve (struct filesystem *fs)
+{
+  errcode_t err = commit_reserve_freed (fs, fs->alloc.pending.count);
+
+  if (!err && fs->log)
+    err = checkpoint_prepare (fs->log, mcache_dirty_count (fs->mc));
+  return err;
+}
+
 static errcode_t
 freeze (struct filesystem *fs, struct commit *c, bool *work)
 {
@@ -173,10 +214,8 @@ freeze (struct filesystem *fs, struct commit *c, bool *work)
   if (!fs->changed)
     return 0;
   LOCK_DEBUG (alloc_check (fs));
-  err = group_prepare_freeze (fs);
-  if (!err)
-    err = mcache_freeze (fs->mc, &c->set);
-  if (err)
+  if ((err = group_prepare_freeze (fs)) || (err = reserve (fs)) ||
+      (err = mcache_freeze (fs->mc, &c->set)))
     return err;
   c->first = !fs->marked;
   if (c->first && fs->log)
@@ -228,63 +267,117 @@ seal_nodes (struct frozen_set *set)
       node_seal (set->blocks[i].data, set->blocks[i].seal);
 }
 
+/* Is there a transaction that could not be made durable yet? */
+static bool
+is_kept (const struct filesystem *fs)
+{
+  return fs->commit->tid != 0;
+}
+
+/* Steps 1 and, on the copies, 2.  *WORK: there is something to commit. */
+static errcode_t
+prepare (struct filesystem *fs, bool *work)
+{
+  struct commit *c = fs->commit;
+  errcode_t err = freeze (fs, c, work);
+
+  if (err || !*work)
+    return err;                 /* as if nothing had been tried */
+  seal_nodes (&c->set);
+  if (c->nrevoked > 0)
+    qsort (c->revoked, c->nrevoked, sizeof *c->revoked, compare_blocks);
+  log_debug ("commit %llu: %zu blocks, %zu revoked, %zu ranges freed",
+             (unsigned long long) c->tid, c->set.count, c->nrevoked,
+             c->freed.count);
+  return 0;
+}
+
+/* Metadata could not be written: may that be tried again?  Else the
+ * filesystem is aborted.
+ */
+static bool
+may_try_again (struct filesystem *fs, errcode_t err)
+{
+  char why[128];
+
+  if (err == EFBIG || device_flush_failed (fs->dev)) {
+    LOCK_FOR_SCOPE (&fs->lock);
+    filesystem_abort (fs, "metadata could not be written", err);
+  }
+  if (atomic_load (&fs->aborted))
+    return false;
+  if (!fs->troubled)
+    log_error ("metadata could not be written: %s: flushes fail until they "
+               "can be, and nothing is lost meanwhile: %s, then flush again; "
+               "the server must not be ended before",
+               errcode_text (err, why, sizeof why), err == ENOSPC
+               ? "make room where the image is stored, or trim"
+               : err == ENOMEM ? "see to the memory of this machine"
+               : "see to the device");
+  fs->troubled = true;
+  return true;
+}
+
+static void
+note_success (struct filesystem *fs)
+{
+  if (fs->troubled)
+    log_warning ("metadata can be written again: nothing was lost");
+  fs->troubled = false;
+}
+
 /* *WORK: there was something to commit. */
 static errcode_t
 commit_once (struct filesystem *fs, bool *work)
 {
-  struct commit c = { .tid = 0 };
-  errcode_t err;
+  struct commit *c = fs->commit;
+  errcode_t err = 0;
 
-  *work = false;
-  err = freeze (fs, &c, work);
+  *work = is_kept (fs);
+  if (*work && atomic_load (&fs->aborted))
+    return EIO;
+  if (!*work)
+    err = prepare (fs, work);
   if (err || !*work)
-    return err;                 /* as if nothing had been tried */
-  seal_nodes (&c.set);
-  if (c.nrevoked > 0)
-    qsort (c.revoked, c.nrevoked, sizeof *c.revoked, compare_blocks);
-  log_debug ("commit %llu: %zu blocks, %zu revoked, %zu ranges freed",
-             (unsigned long long) c.tid, c.set.count, c.nrevoked,
-             c.freed.count);
-  err = fs->log ? commit_journal (fs, &c) : commit_ordered (fs, &c);
+    return err;
+  err = fs->log ? commit_journal (fs, c) : commit_ordered (fs, c);
   if (err) {
-    LOCK_FOR_SCOPE (&fs->lock);
-    filesystem_abort (fs, "metadata could not be written", err);
+    if (!may_try_again (fs, err))
+      drop (fs, false);
+    return err;
   }
-  mcache_thaw (fs->mc, &c.set, err == 0);
-  if (!err) {
-    /* Without memory for the list they stay allocated: a leak. */
-    if (commit_queue_freed (fs, &c.freed) != 0)
-      log_error ("out of memory: %zu ranges of freed blocks are lost until "
-                 "e2fsck is run", c.freed.count);
-    atomic_store (&fs->committed_tid, c.tid);
-  }
-  free (c.freed.ranges);
-  free (c.revoked);
-  return err;
+  note_success (fs);
+  commit_queue_freed (fs, &c->freed);
+  atomic_store (&fs->committed_tid, c->tid);
+  drop (fs, true);
+  return 0;
 }
 
 errcode_t
 commit_sync (struct filesystem *fs)
 {
+  const bool kept = is_kept (fs);
   bool work;
   errcode_t err = commit_once (fs, &work);
 
-  return err || work ? err : commit_flush (fs);
+  if (!err && kept)             /* and what has been changed since */
+    err = commit_once (fs, &work);
+  return err || work ? err : device_flush (fs->dev);
 }
 
 static errcode_t
-checkpoint_or_abort (struct filesystem *fs,
-                     errcode_t (*how) (struct filesystem *, struct log *))
+checkpoint (struct filesystem *fs,
+            errcode_t (*how) (struct filesystem *, struct log *))
 {
   errcode_t err;
 
   if (atomic_load (&fs->aborted))
     return EIO;
   err = how (fs, fs->log);
-  if (err) {
-    LOCK_FOR_SCOPE (&fs->lock);
-    filesystem_abort (fs, "metadata could not be written", err);
-  }
+  if (err)
+    may_try_again (fs, err);    /* the log has it all */
+  else if (!is_kept (fs))
+    note_success (fs);
   return err;
 }
 
@@ -294,7 +387,7 @@ commit_idle (struct filesystem *fs)
   bool more = false;
 
   if (fs->log && checkpoint_due (fs, fs->log))
-    more = checkpoint_or_abort (fs, checkpoint_some) == 0 &&
+    more = checkpoint (fs, checkpoint_some) == 0 &&
       checkpoint_due (fs, fs->log);
   return commit_release_some (fs) || more;
 }
@@ -314,10 +407,10 @@ commit_all (struct filesystem *fs)
     err = commit_once (fs, &work);
   } while (!err && work);
   if (!err && fs->log)
-    err = checkpoint_or_abort (fs, checkpoint_all);
+    err = checkpoint (fs, checkpoint_all);
   if (!err)
-    err = commit_flush (fs);
-  if (!err && atomic_load (&fs->flush_failed))
+    err = device_flush (fs->dev);
+  if (!err && device_flush_failed (fs->dev))
     err = EIO;                  /* an earlier one: keep it unclean */
   return err;
 }
@@ -341,7 +434,7 @@ commit_last (struct filesystem *fs)
     err = super_write (fs, fs->e2->super, state);
   }
   if (!err)
-    err = commit_flush (fs);
+    err = device_flush (fs->dev);
   if (err)
     filesystem_abort (fs, "the superblock could not be written", err);
   return err;
@@ -356,10 +449,10 @@ filesystem_flush (struct filesystem *fs)
 
   if (!fs->writable)
     return 0;
-  if (atomic_load (&fs->aborted) || atomic_load (&fs->flush_failed))
+  if (atomic_load (&fs->aborted) || device_flush_failed (fs->dev))
     return EIO;
   err = syncer_wait (fs);
-  return !err && atomic_load (&fs->flush_failed) ? EIO : err;
+  return !err && device_flush_failed (fs->dev) ? EIO : err;
 }
 
 errcode_t

@@ -15,6 +15,10 @@
 
 #include "fs.h"
 
+/* What commits need; for filesystem_new and filesystem_free. */
+extern errcode_t commit_init (struct filesystem *fs);
+extern void commit_fini (struct filesystem *fs);
+
 /* Commits the running set; with nothing in it, flushes the device. */
 extern errcode_t commit_sync (struct filesystem *fs);
 
@@ -32,7 +36,7 @@ extern errcode_t commit_last (struct filesystem *fs);
 
 /* A transaction: the running set as it was when it was frozen. */
 struct commit {
-  uint64_t tid;
+  uint64_t tid;                 /* 0: there is none */
   struct frozen_set set;
   struct free_list freed;
   uint64_t *revoked;            /* sorted */
@@ -42,16 +46,15 @@ struct commit {
   bool first;                   /* the superblock does not show us yet */
 };
 
-/* The two kinds.  When they return without an error, C is durable. */
+/* The two kinds.  When they return without an error, C is durable; after an
+ * error they can be called again for the same C (commit.c).
+ */
 extern errcode_t commit_journal (struct filesystem *fs, struct commit *c);
 extern errcode_t commit_ordered (struct filesystem *fs, struct commit *c);
 
 /* Writes SB, marked as a filesystem in use. */
 extern errcode_t commit_super (struct filesystem *fs,
                                const struct ext2_super_block *sb);
-
-/* Flushes the device; an error is remembered. */
-extern errcode_t commit_flush (struct filesystem *fs);
 
 /* Writes the blocks of SET for which WANTED (NULL: all), neighbours
  * together.
@@ -60,9 +63,12 @@ extern errcode_t write_in_place (struct filesystem *fs,
                                  const struct frozen_set *set,
                                  bool (*wanted) (const struct frozen_block *));
 
-/* Hands freed blocks, durably so, to fs->releasing.  ENOMEM. */
-extern errcode_t commit_queue_freed (struct filesystem *fs,
-                                     struct free_list *freed);
+/* Hands freed blocks, durably so, to fs->releasing; room for so many ranges
+ * has been reserved.
+ */
+extern errcode_t commit_reserve_freed (struct filesystem *fs, size_t ranges);
+extern void commit_queue_freed (struct filesystem *fs,
+                                struct free_list *freed);
 
 /* Releases some of them; true if there are more. */
 extern bool commit_release_some (struct filesystem *fs);

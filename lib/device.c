@@ -67,6 +67,31 @@ first_part (uint64_t count, uint32_t most)
   return count < most ? (uint32_t) count : most;
 }
 
+/* What ERR of an operation means to our callers (device.h); CHANGE: it was
+ * a write or zero.
+ */
+static errcode_t
+meaning (errcode_t err, bool change)
+{
+  switch (err) {
+  case 0:
+  case EIO:
+  case ENOMEM:
+  case ESHUTDOWN:
+    return err;
+  case EROFS:
+  case EPERM:
+    return change ? err : EIO;
+  case ENOSPC:
+  case EDQUOT:
+  case EFBIG:
+    return change ? ENOSPC : EIO;
+  default:
+    log_debug ("error %ld of the device is taken for EIO", (long) err);
+    return EIO;
+  }
+}
+
 errcode_t
 device_pread (struct device *dev, void *buf, uint64_t count, uint64_t offset)
 {
@@ -80,12 +105,52 @@ device_pread (struct device *dev, void *buf, uint64_t count, uint64_t offset)
 
     err = dev->ops->pread (dev, p, n, offset);
     if (err)
-      return err;
+      return meaning (err, false);
     p += n;
     offset += n;
     count -= n;
   }
   return 0;
+}
+
+bool
+device_flush_failed (const struct device *dev)
+{
+  return atomic_load (&dev->flush_failed);
+}
+
+void
+device_set_flush_failed (struct device *dev)
+{
+  atomic_store (&dev->flush_failed, true);
+}
+
+static void
+flush_has_failed (struct device *dev, errcode_t err)
+{
+  char why[128];
+
+  if (!atomic_exchange (&dev->flush_failed, true))
+    log_error ("the device could not make data durable: %s: flushes fail "
+               "from now on, because what was lost is not known; restart "
+               "the server when the device is well",
+               errcode_text (err, why, sizeof why));
+}
+
+/* A write with FUA has failed.  Was it the write, or the flush that many
+ * plugins make of the rest of FUA?  The first is about this range only.
+ * The second is about everybody's data, and the plugin's next flush would
+ * succeed all the same.  So it counts as the first only if the range cannot
+ * be written without FUA either, and what has been can be flushed.
+ */
+static void
+blame (struct device *dev, const char *p, uint32_t n, uint64_t offset,
+       errcode_t err)
+{
+  if (dev->ops->pwrite (dev, p, n, offset, 0) == 0)
+    flush_has_failed (dev, err);
+  else
+    device_flush (dev);
 }
 
 errcode_t
@@ -107,8 +172,12 @@ device_pwrite (struct device *dev, const void *buf, uint64_t count,
     uint32_t n = first_part (count, MAX_CALL);
 
     err = dev->ops->pwrite (dev, p, n, offset, f);
-    if (err)
+    if (err) {
+      err = meaning (err, true);
+      if (f)
+        blame (dev, p, n, offset, err);
       return err;
+    }
     p += n;
     offset += n;
     count -= n;
@@ -119,8 +188,7 @@ device_pwrite (struct device *dev, const void *buf, uint64_t count,
 }
 
 static errcode_t
-write_zeros (struct device *dev, uint64_t count, uint64_t offset,
-             unsigned flags)
+write_zeros (struct device *dev, uint64_t count, uint64_t offset)
 {
   char *zeros = calloc (1, ZEROS);
   errcode_t err = 0;
@@ -130,9 +198,7 @@ write_zeros (struct device *dev, uint64_t count, uint64_t offset,
   while (count > 0 && !err) {
     uint32_t n = first_part (count, ZEROS);
 
-    /* Only the last write pays for a flush. */
-    err = device_pwrite (dev, zeros, n, offset,
-                         dev->can_fua || n == count ? flags & DEVICE_FUA : 0);
+    err = device_pwrite (dev, zeros, n, offset, 0);
     offset += n;
     count -= n;
   }
@@ -144,7 +210,6 @@ errcode_t
 device_zero (struct device *dev, uint64_t count, uint64_t offset,
              unsigned flags)
 {
-  unsigned f = flags;
   errcode_t err;
 
   if (!dev->writable)
@@ -156,24 +221,21 @@ device_zero (struct device *dev, uint64_t count, uint64_t offset,
   if ((flags & DEVICE_FAST) && !dev->can_fast_zero)
     return ENOTSUP;
   if (!dev->can_zero)
-    return write_zeros (dev, count, offset, flags);
+    return write_zeros (dev, count, offset);
 
-  if (!dev->can_fua)
-    f &= ~DEVICE_FUA;
   while (count > 0) {
     uint32_t n = first_part (count, MAX_CALL);
 
-    err = dev->ops->zero (dev, n, offset, f);
-    if (err == ENOTSUP && !(flags & DEVICE_FAST))
-      return write_zeros (dev, count, offset, flags);
+    err = dev->ops->zero (dev, n, offset, flags);
+    if (err == ENOTSUP)
+      return flags & DEVICE_FAST ? ENOTSUP
+        : write_zeros (dev, count, offset);
     if (err)
-      return err;
+      return meaning (err, true);
     count_written (dev, n);
     offset += n;
     count -= n;
   }
-  if ((flags & DEVICE_FUA) && !dev->can_fua)
-    return device_flush (dev);
   return 0;
 }
 
@@ -213,7 +275,7 @@ device_cache (struct device *dev, uint64_t count, uint64_t offset)
 
     err = dev->ops->cache (dev, n, offset);
     if (err)
-      return err;
+      return meaning (err, false);
     offset += n;
     count -= n;
   }
@@ -221,13 +283,45 @@ device_cache (struct device *dev, uint64_t count, uint64_t offset)
 }
 
 errcode_t
+device_reserve (struct device *dev, uint64_t count, uint64_t offset)
+{
+  uint32_t len;
+  bool hole;
+  errcode_t err = 0;
+
+  if (!dev->writable)
+    return EROFS;
+  if (!in_range (dev, count, offset))
+    return out_of_range (dev, "reservation", count, offset);
+  if (!dev->can_status)
+    return 0;
+  for (; count > 0 && !err; offset += len, count -= len) {
+    const uint32_t n = first_part (count, MAX_CALL);
+
+    err = meaning (dev->ops->status (dev, n, offset, &len, &hole), false);
+    if (err)
+      break;
+    if (len == 0 || len > n)
+      return EIO;
+    if (hole)
+      err = device_zero (dev, len, offset, 0);
+  }
+  return err;
+}
+
+errcode_t
 device_flush (struct device *dev)
 {
+  errcode_t err;
+
   if (is_revoked (dev))
     return EIO;
   if (!dev->writable || !dev->can_flush)
     return 0;
-  return dev->ops->flush (dev);
+  err = meaning (dev->ops->flush (dev), true);
+  if (err)
+    flush_has_failed (dev, err);
+  return err;
 }
 
 void

@@ -194,11 +194,6 @@ write_locked (struct inode *inode, const uint8_t *buf, uint64_t count,
     if (at.state == MAP_WRITTEN) {
       n = at.count;
       err = device_pwrite (inode->fs->dev, p, n, at.dev_offset, fua);
-      /* Where FUA is a flush in disguise, its failure is about the data
-       * of others too, and will not be reported again.
-       */
-      if (err && fua)
-        filesystem_flush_failed (inode->fs, err);
     }
     else
       err = fill (inode, FILL_DATA, p, at.count, o, &n);
@@ -430,46 +425,62 @@ zero_in_place (struct inode *inode, uint64_t count, uint64_t offset,
   return err;
 }
 
-/* Zero one piece of [START, END) (blocks) that stays allocated. */
+/* Zero a piece at OFFSET, up to COUNT bytes, that stays allocated; *DONE
+ * bytes of it.  *SLOWLY is not 0 if that many are written, and neither the
+ * device is quick about zeros nor anything has been done.
+ */
 static errcode_t
-zero_piece_allocated (struct inode *inode, uint64_t start, uint64_t end,
-                      uint64_t *next)
+zero_quickly (struct inode *inode, uint64_t count, uint64_t offset,
+              uint64_t *done, uint64_t *slowly)
 {
-  struct filesystem *fs = inode->fs;
-  const unsigned bits = fs->block_bits;
   const bool extents = inode->kind == MAPPED_BY_EXTENTS;
-  const uint64_t offset = start << bits;
-  const uint64_t count = (end - start) << bits;
   spread_range *range;
   struct extent_at at;
-  uint64_t done = 0;
   errcode_t err;
 
+  *done = *slowly = 0;
   range = inode_lock_shared (inode, offset, count);
   err = lookup (inode, offset, count, &at);
   if (err)
     ;
   else if (at.state == MAP_HOLE)
     err = fill (inode, extents ? FILL_UNWRITTEN : FILL_ZEROS, NULL, at.count,
-                offset, &done);
+                offset, done);
   else if (at.state == MAP_UNWRITTEN)
-    done = at.count;
+    *done = at.count;
   else {
     /* In place where the device is quick about it, or where there is no
      * unwritten state.
      */
-    err = device_zero (fs->dev, at.count, at.dev_offset,
+    err = device_zero (inode->fs->dev, at.count, at.dev_offset,
                        extents ? DEVICE_FAST : 0);
     if (!err)
-      done = at.count;
+      *done = at.count;
+    else if (err == ENOTSUP && extents) {
+      *slowly = at.count;
+      err = 0;
+    }
   }
   inode_unlock_shared (inode, range);
+  return err;
+}
 
-  if (err == ENOTSUP && extents) {
-    err = unwrite (inode, start, at.count >> bits, &done);
+/* Zero one piece of [START, END) (blocks) that stays allocated. */
+static errcode_t
+zero_piece_allocated (struct inode *inode, uint64_t start, uint64_t end,
+                      uint64_t *next)
+{
+  const unsigned bits = inode->fs->block_bits;
+  const uint64_t offset = start << bits;
+  uint64_t done, slowly;
+  errcode_t err;
+
+  err = zero_quickly (inode, (end - start) << bits, offset, &done, &slowly);
+  if (!err && slowly > 0) {
+    err = unwrite (inode, start, slowly >> bits, &done);
     done <<= bits;
     if (err == EXT2_ET_BLOCK_ALLOC_FAIL)
-      err = zero_in_place (inode, at.count, offset, &done);
+      err = zero_in_place (inode, slowly, offset, &done);
   }
   *next = start + (done >> bits);
   return err;

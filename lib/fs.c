@@ -9,6 +9,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "commit.h"
 #include "errors.h"
 #include "fs.h"
 #include "icache.h"
@@ -198,6 +199,7 @@ filesystem_free (struct filesystem *fs)
     ext2fs_free (fs->e2);
   }
   log_free (fs, fs->log);
+  commit_fini (fs);
   icache_fini (fs);
   orphan_free (fs);
   syszone_free (&fs->zones);
@@ -207,8 +209,6 @@ filesystem_free (struct filesystem *fs)
   lock_destroy (&fs->syncer.lock);
   pthread_cond_destroy (&fs->syncer.wanted);
   pthread_cond_destroy (&fs->syncer.done);
-  free (fs->commit_batch);
-  free (fs->releasing.ranges);
   journal_free (fs->journal);
   overlay_free (fs->overlay);
   free (fs);
@@ -234,8 +234,7 @@ filesystem_new (struct device *dev, const struct super_verdict *v,
   lock_init (&fs->icache_lock, LOCK_ICACHE);
   lock_init (&fs->lock, LOCK_FS);
   fs->mc = mcache_new (dev, fs->block_size, cache_size);
-  fs->commit_batch = malloc (COMMIT_BATCH);
-  if (fs->mc && fs->commit_batch)
+  if (fs->mc && commit_init (fs) == 0)
     return fs;
   filesystem_free (fs);
   return NULL;
@@ -381,6 +380,7 @@ filesystem_open (struct device *dev, const struct filesystem_options *opts,
     mmp_stop (mmp, true);
   }
   else {
+    (*fsp)->reserve = opts->reserve;
     (*fsp)->overlay = overlay;
     (*fsp)->mmp = mmp;
     mmp_attach (mmp, *fsp);

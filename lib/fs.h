@@ -22,6 +22,7 @@
 #include "sync.h"
 #include "syszone.h"
 
+struct commit;
 struct inode;
 struct journal;
 struct log;
@@ -39,6 +40,7 @@ struct filesystem {
   uint64_t first_block;         /* [constant] lowest valid block number */
   uint64_t blocks;              /* [constant] number past the highest */
   bool writable;                /* [constant] may ever be changed */
+  bool reserve;                 /* [constant] storage for the journal */
   struct syszone zones;         /* [constant] */
   struct orphans orphans;       /* [constant] if writable */
   struct journal *journal;      /* [constant; content: the sync thread's]
@@ -51,16 +53,15 @@ struct filesystem {
    */
   atomic_bool aborted;
 
-  /* The device failed to make something durable: what was lost is not
-   * known, so all flushes fail from then on.  [atomic: only ever set]
-   */
-  atomic_bool flush_failed;
-
   /* The running set has grown large.  [atomic: a hint] */
   atomic_bool grown;
 
   _Atomic uint64_t committed_tid; /* [atomic; the sync thread writes] */
   uint8_t *commit_batch;        /* [the sync thread's] COMMIT_BATCH bytes */
+  struct commit *commit;        /* [the sync thread's] the transaction being
+                                   made durable; see commit.c */
+  bool troubled;                /* [the sync thread's] metadata could not
+                                   be written, and it has been said */
   struct free_list releasing;   /* [the sync thread's] freed, committed */
 
   struct syncer syncer;         /* [its own SYNC] */
@@ -90,6 +91,8 @@ struct filesystem {
 struct filesystem_options {
   bool readonly;                /* never write, whatever DEV permits */
   size_t cache_size;            /* bytes for clean metadata */
+  bool reserve;                 /* before the first change: storage for all
+                                   of the journal (log_reserve) */
 
   /* Waits that long; false if opening is to be given up.  NULL: sleep. */
   bool (*wait) (unsigned milliseconds);
@@ -126,7 +129,9 @@ extern errcode_t filesystem_close (struct filesystem *fs);
 
 /* Everything that writes, zeroes, trims etc. which returned before the
  * call have done is durable when it returns.  Concurrent callers share
- * one commit.  Locks: none held.
+ * one commit.  After an error nothing is lost, and the next call tries
+ * again; but EIO from then on if a flush of the device failed
+ * (device_flush_failed), or after filesystem_abort.  Locks: none held.
  */
 extern errcode_t filesystem_flush (struct filesystem *fs);
 
@@ -158,9 +163,6 @@ extern void filesystem_note_growth (struct filesystem *fs);
 extern void filesystem_abort_at (struct filesystem *fs, const char *func,
                                  unsigned line, const char *why,
                                  errcode_t err);
-
-/* A flush or FUA write failed with ERR: latch it, say so once. */
-extern void filesystem_flush_failed (struct filesystem *fs, errcode_t err);
 
 /* Space has run out.  Is it worth trying again, because freed blocks
  * come back with a commit (done here), or came back since committed_tid

@@ -89,6 +89,19 @@ log_new (struct filesystem *fs, struct log **logp)
   return 0;
 }
 
+errcode_t
+log_reserve (struct filesystem *fs, struct log *log)
+{
+  const struct journal *j = log->journal;
+  size_t i;
+  errcode_t err = 0;
+
+  for (i = 0; i < j->run_count && !err; i++)
+    err = device_reserve (fs->dev, (uint64_t) j->runs[i].len << fs->block_bits,
+                          j->runs[i].pblk << fs->block_bits);
+  return err;
+}
+
 void
 log_free (struct filesystem *fs, struct log *log)
 {
@@ -123,6 +136,7 @@ log_has_room (const struct log *log, uint32_t blocks)
 struct stream {
   struct filesystem *fs;
   struct log *log;
+  uint32_t head, used;          /* the log's, with what has been put in */
   uint32_t start, count;        /* blocks of the journal in the buffer */
   uint32_t room;                /* of them, before they part on the device */
   uint64_t pblk;                /* where they go */
@@ -152,17 +166,17 @@ stream_next (struct stream *s, uint8_t **block)
     err = stream_flush (s);
     if (err)
       return err;
-    s->start = log->head;
-    s->pblk = journal_block (log->journal, log->head, &s->room);
-    if (s->room > log->journal->end - log->head)
-      s->room = log->journal->end - log->head;
+    s->start = s->head;
+    s->pblk = journal_block (log->journal, s->head, &s->room);
+    if (s->room > log->journal->end - s->head)
+      s->room = log->journal->end - s->head;
     if (s->room > COMMIT_BATCH / fs->block_size)
       s->room = COMMIT_BATCH / fs->block_size;
   }
   *block = fs->commit_batch + (size_t) s->count++ * fs->block_size;
-  log->used++;
-  if (++log->head == log->journal->end)
-    log->head = log->journal->first;
+  s->used++;
+  if (++s->head == log->journal->end)
+    s->head = log->journal->first;
   return 0;
 }
 
@@ -289,7 +303,7 @@ prepare_commit (struct stream *s)
   uint8_t *block;
   errcode_t err;
 
-  s->log->commit = s->log->head;
+  s->log->commit = s->head;
   err = stream_next (s, &block);
   if (!err)
     memset (block, 0, s->fs->block_size);
@@ -300,23 +314,18 @@ errcode_t
 log_write (struct filesystem *fs, struct log *log,
            const struct log_content *c)
 {
-  struct stream s = { .fs = fs, .log = log };
+  struct stream s = {
+    .fs = fs, .log = log, .head = log->head, .used = log->used,
+  };
   errcode_t err;
 
   assert (log_has_room (log, log_space (log, c->set->count, c->nrevoked)));
   if ((err = write_revokes (&s, c)) || (err = write_blocks (&s, c->set)) ||
-      (err = prepare_commit (&s)))
+      (err = prepare_commit (&s)) || (err = stream_flush (&s)))
     return err;
-  return stream_flush (&s);
-}
-
-/* ERR is that of a write with FUA: it may have been about a flush. */
-static errcode_t
-latch (struct filesystem *fs, errcode_t err)
-{
-  if (err)
-    filesystem_flush_failed (fs, err);
-  return err;
+  log->written.head = s.head;
+  log->written.used = s.used;
+  return 0;
 }
 
 /* Times do not go back, or replay takes the commit for a stale one. */
@@ -350,10 +359,12 @@ log_commit (struct filesystem *fs, struct log *log)
   err = device_pwrite (fs->dev, block, fs->block_size,
                        journal_block (log->journal, log->commit, &len)
                        << fs->block_bits, DEVICE_FUA);
-  latch (fs, err);
-  if (!err)
-    log->tid++;                 /* J5 */
-  return err;
+  if (err)
+    return err;
+  log->tid++;                   /* J5 */
+  log->head = log->written.head;
+  log->used = log->written.used;
+  return 0;
 }
 
 /* The journal's superblock. */
@@ -366,7 +377,7 @@ log_set_tail (struct filesystem *fs, struct log *log, uint32_t start,
 
   js->start = ext2fs_cpu_to_be32 (start);
   js->sequence = ext2fs_cpu_to_be32 (tid);
-  return latch (fs, journal_write_super (log->journal, fs->dev, DEVICE_FUA));
+  return journal_write_super (log->journal, fs->dev, DEVICE_FUA);
 }
 
 errcode_t

@@ -14,9 +14,9 @@
  *                             log_commit
  *   running --------> frozen ------------> in log ------------> in place
  *                        |                                        |
- *                        | error                                  | tail
- *                        v                                        v moves
- *                     aborted (nothing more is written)        forgotten
+ *                     |  | a flush has failed                     | tail
+ *     write failed: the  v                                        v moves
+ *     same again      aborted (nothing more is written)        forgotten
  *
  * Invariants:
  *   J1. needs_recovery is durable before the first block of the first
@@ -65,7 +65,10 @@ struct log {
   uint32_t used;                /* blocks between tail and head */
   uint32_t tid;                 /* of the next transaction */
   uint64_t time;                /* of the last commit, in seconds */
-  uint32_t commit;              /* journal block of the commit block */
+  uint32_t commit;              /* journal block of the commit block, and ... */
+  struct {                      /* ... head and used once that is written */
+    uint32_t head, used;
+  } written;
   struct frozen_set logged;     /* to be checkpointed; sorted by block */
   size_t logged_size;           /* room in it */
   struct {                      /* the checkpoint in progress, if ... */
@@ -93,6 +96,11 @@ struct log_content {
  */
 extern errcode_t log_new (struct filesystem *fs, struct log **logp);
 
+/* Storage for all of the journal on the host of the image, so that commits
+ * need no room there.
+ */
+extern errcode_t log_reserve (struct filesystem *fs, struct log *log);
+
 /* Frees LOG and the copies in it. */
 extern void log_free (struct filesystem *fs, struct log *log);
 
@@ -112,7 +120,8 @@ extern errcode_t log_set_tail (struct filesystem *fs, struct log *log,
                                uint32_t start, uint32_t tid);
 
 /* Writes a transaction's blocks, for which there is room; and, after a
- * flush by the caller, its commit block, durably.
+ * flush by the caller, its commit block, durably.  Only that moves the
+ * head: after an error the same transaction can be written again.
  */
 extern errcode_t log_write (struct filesystem *fs, struct log *log,
                             const struct log_content *c);
@@ -138,7 +147,9 @@ extern void checkpoint_add (struct filesystem *fs, struct log *log,
 extern bool checkpoint_due (const struct filesystem *fs,
                             const struct log *log);
 
-/* Does a piece of one; commits may come in between. */
+/* Does a piece of one; commits may come in between.  After an error the
+ * next call goes on from there.
+ */
 extern errcode_t checkpoint_some (struct filesystem *fs, struct log *log);
 
 /* Writes everything in place and empties the log. */

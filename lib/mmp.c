@@ -157,21 +157,6 @@ lose (struct mmp *m)
   pthread_mutex_unlock (&m->mutex);
 }
 
-/* The device will not report that again to those whose data were lost. */
-static void
-note_flush_failed (struct mmp *m, errcode_t err)
-{
-  bool attached;
-
-  pthread_mutex_lock (&m->mutex);
-  attached = m->fs != NULL;
-  if (attached)
-    filesystem_flush_failed (m->fs, err);
-  pthread_mutex_unlock (&m->mutex);
-  if (!attached)
-    lose (m);                   /* and let opening fail */
-}
-
 static errcode_t
 write_block (struct mmp *m, uint32_t seq)
 {
@@ -183,11 +168,11 @@ write_block (struct mmp *m, uint32_t seq)
   if (m->checksums)
     m->block.mmp_checksum = ext2fs_cpu_to_le32 (checksum (m));
   err = device_pwrite (m->dev, &m->block, MMP_SIZE, m->offset, 0);
-  /* Not by FUA: where that is a flush in disguise, its failure is about
-   * the data of others too, and could not be told from a failed write.
+  /* Not by FUA, of which a failure is not always the write's own
+   * (device.h).
    */
-  if (!err && (err = device_flush (m->dev)))
-    note_flush_failed (m, err);
+  if (!err)
+    err = device_flush (m->dev);
   if (!err)
     m->written = now;
   return err;

@@ -8,6 +8,7 @@
 
 #include <config.h>
 
+#include <assert.h>
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
@@ -24,27 +25,32 @@
 #define RELEASE_SHARE(waiting) (1 + (waiting) / 512)
 
 errcode_t
+commit_reserve_freed (struct filesystem *fs, size_t ranges)
+{
+  struct free_list *l = &fs->releasing;
+  const size_t n = l->count + ranges;
+  struct free_range *p;
+
+  if (n <= l->size)
+    return 0;
+  p = realloc (l->ranges, n * sizeof *p);
+  if (p == NULL)
+    return ENOMEM;
+  l->ranges = p;
+  l->size = n;
+  return 0;
+}
+
+void
 commit_queue_freed (struct filesystem *fs, struct free_list *freed)
 {
   struct free_list *l = &fs->releasing;
-  struct free_range *p;
 
-  if (freed->count == 0)
-    return 0;
-  if (l->count == 0) {
-    free (l->ranges);
-    *l = *freed;
-    memset (freed, 0, sizeof *freed);
-    return 0;
-  }
-  p = realloc (l->ranges, (l->count + freed->count) * sizeof *p);
-  if (p == NULL)
-    return ENOMEM;
-  memcpy (p + l->count, freed->ranges, freed->count * sizeof *p);
-  l->ranges = p;
+  assert (freed->count <= l->size - l->count);
+  if (freed->count > 0)
+    memcpy (l->ranges + l->count, freed->ranges,
+            freed->count * sizeof *freed->ranges);
   l->count += freed->count;
-  l->size = l->count;
-  return 0;
 }
 
 static void

@@ -123,12 +123,102 @@ test_fill_error (void **state)
     fill_error (kinds[i]);
 }
 
+/* A device says ENOTSUP, which means something for fast zeros, where the
+ * block of a tree is read to find out what is to be zeroed.
+ */
+static void
+lookup_error (const char *args, unsigned flags)
+{
+  uint8_t byte[BLOCK];
+  struct shadow shadow;
+  struct setup s;
+  uint64_t at;
+
+  setup_init (&s, args);
+  shadow_init (&shadow, SIZE);
+  for (at = 0; at + BLOCK <= SIZE; at += 2 * BLOCK) {
+    memset (byte, 1 + at / BLOCK % 255, BLOCK);
+    assert_ok (file_write (s.hole, byte, BLOCK, at, 0));
+    memcpy (shadow.data + at, byte, BLOCK);
+  }
+  iput (s.hole);
+  image_close (s.fs, s.full);
+
+  s.fs = image_open (s.md);
+  s.hole = image_iget (s.fs, "hole");
+  memdev_fail (s.md, MEMDEV_MASK (MEMDEV_READ), 1, 1, ENOTSUP);
+  assert_int_equal (file_zero (s.hole, BLOCK, 20 * BLOCK, flags), EIO);
+  assert_true (memdev_has_failed (s.md));
+  memdev_heal (s.md);
+  shadow_assert_same (&shadow, s.hole);
+  image_close (s.fs, s.hole);
+  image_assert_clean (s.md);
+  image_assert_dump (s.md, "hole", shadow.data, SIZE);
+  shadow_free (&shadow);
+  memdev_free (s.md);
+}
+
+static void
+test_lookup_error (void **state)
+{
+  size_t i;
+
+  (void) state;
+  for (i = 0; i < sizeof kinds / sizeof kinds[0]; i++) {
+    lookup_error (kinds[i], 0);
+    lookup_error (kinds[i], FILE_MAY_TRIM);
+  }
+}
+
+/* One client's write with FUA fails, with or without the flush of the device
+ * that follows or is part of it: what others are told of theirs.
+ */
+static void
+fua_error (const char *args, bool can_fua)
+{
+  uint8_t byte = 1;
+  struct setup s;
+
+  setup_init (&s, args);
+  s.md->dev.can_fua = can_fua;
+  memdev_fail (s.md, MEMDEV_MASK (MEMDEV_WRITE), 1, 2, ENOSPC);
+  assert_int_equal (file_write (s.full, &byte, 1, 0, FILE_FUA), ENOSPC);
+  memdev_heal (s.md);
+  assert_ok (filesystem_flush (s.fs));
+  assert_ok (file_write (s.full, &byte, 1, 0, FILE_FUA));
+  assert_ok (filesystem_flush (s.fs));
+
+  memdev_fail (s.md, MEMDEV_MASK (can_fua ? MEMDEV_WRITE : MEMDEV_FLUSH), 1,
+               1, EIO);
+  assert_int_equal (file_write (s.full, &byte, 1, 0, FILE_FUA), EIO);
+  memdev_heal (s.md);
+  assert_int_equal (filesystem_flush (s.fs), EIO);
+  iput (s.hole);
+  iput (s.full);
+  assert_true (filesystem_close (s.fs) != 0);
+  memdev_free (s.md);
+}
+
+static void
+test_fua_error (void **state)
+{
+  size_t i;
+
+  (void) state;
+  for (i = 0; i < sizeof kinds / sizeof kinds[0]; i++) {
+    fua_error (kinds[i], false);
+    fua_error (kinds[i], true);
+  }
+}
+
 int
 main (void)
 {
   const struct CMUnitTest tests[] = {
     cmocka_unit_test (test_flush_error),
     cmocka_unit_test (test_fill_error),
+    cmocka_unit_test (test_lookup_error),
+    cmocka_unit_test (test_fua_error),
   };
 
   image_init ();

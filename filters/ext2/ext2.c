@@ -39,6 +39,7 @@ static const char *ext2file;    /* NULL: the export name says */
 static bool use_exportname;
 static struct share_config config = {
   .cache_size = FILESYSTEM_DEFAULT_CACHE,
+  .reserve = true,
 };
 
 /* One per connection.  What a connection asks when the server is already
@@ -122,6 +123,14 @@ ext2_config (nbdkit_next_config *next, nbdkit_backend *nxdata,
     config.cache_size = (size_t) size;
     return 0;
   }
+  if (strcmp (key, "ext2reserve") == 0) {
+    int r = nbdkit_parse_bool (value);
+
+    if (r == -1)
+      return -1;
+    config.reserve = r;
+    return 0;
+  }
   return next (nxdata, key, value);
 }
 
@@ -146,7 +155,9 @@ ext2_config_complete (nbdkit_next_config_complete *next,
 #define ext2_config_help \
   "ext2file=/PATH        (required) File to serve inside the image, or\n" \
   "ext2file=exportname   let the client's export name say which.\n" \
-  "ext2cache=SIZE        Memory for cached metadata (default 64M)."
+  "ext2cache=SIZE        Memory for cached metadata (default 64M).\n" \
+  "ext2reserve=BOOL      Before writing, get storage for all of the journal\n" \
+  "                      where the image is sparse (default true)."
 
 /* PARALLEL: everything below takes its own locks.  The server may end up
  * with a stricter model because of the plugin or another filter; which,

@@ -239,8 +239,6 @@ nextdev_zero (struct device *dev, uint32_t count, uint64_t offset,
   uint32_t f = 0;
   errcode_t err;
 
-  if (flags & DEVICE_FUA)
-    f |= NBDKIT_FLAG_FUA;
   if (flags & DEVICE_MAY_TRIM)
     f |= NBDKIT_FLAG_MAY_TRIM;
   if (flags & DEVICE_FAST)
@@ -293,6 +291,50 @@ nextdev_flush (struct device *dev)
   return err;
 }
 
+/* The first extent of the answer. */
+static errcode_t
+first_extent (struct nextdev *nd, uint32_t count, uint64_t offset,
+              struct nbdkit_extents *extents, struct nbdkit_extent *first)
+{
+  errcode_t err;
+
+  CALL_NEXT (nd, err, next->extents (next, count, offset,
+                                     NBDKIT_FLAG_REQ_ONE, extents, errp));
+  if (err)
+    return err;
+  if (nbdkit_extents_count (extents) == 0)
+    return EIO;
+  *first = nbdkit_get_extent (extents, 0);
+  return 0;
+}
+
+static errcode_t
+nextdev_status (struct device *dev, uint32_t count, uint64_t offset,
+                uint32_t *len, bool *hole)
+{
+  const uint32_t zero_hole = NBDKIT_EXTENT_HOLE | NBDKIT_EXTENT_ZERO;
+  struct nextdev *nd = to_nextdev (dev);
+  struct nbdkit_extents *extents;
+  struct nbdkit_extent first;
+  errcode_t err;
+
+  *len = count;
+  *hole = false;
+  if (!is_aligned (nd, count, offset))
+    return 0;
+  extents = nbdkit_extents_new (offset, offset + count);
+  if (extents == NULL)
+    return ENOMEM;
+  err = first_extent (nd, count, offset, extents, &first);
+  nbdkit_extents_free (extents);
+  if (err)
+    return err;
+  if (first.length < count)
+    *len = first.length;
+  *hole = (first.type & zero_hole) == zero_hole;
+  return 0;
+}
+
 static const struct device_ops nextdev_ops = {
   .pread = nextdev_pread,
   .pwrite = nextdev_pwrite,
@@ -300,6 +342,7 @@ static const struct device_ops nextdev_ops = {
   .trim = nextdev_trim,
   .cache = nextdev_cache,
   .flush = nextdev_flush,
+  .status = nextdev_status,
 };
 
 /* Opening. */
@@ -361,8 +404,12 @@ ask_everything (struct nextdev *nd)
   /* EMULATE would write zeros without telling; it still is one call. */
   dev->can_zero = zero != NBDKIT_ZERO_NONE;
   dev->can_fast_zero = fast_zero;
-  dev->can_fua = fua != NBDKIT_FUA_NONE;
+  /* EMULATE would be a write and a flush, of which we could not tell which
+   * one failed: device.c makes the same two calls itself.
+   */
+  dev->can_fua = fua == NBDKIT_FUA_NATIVE;
   dev->can_cache = cache == NBDKIT_CACHE_NATIVE;
+  dev->can_status = extents;
   nd->rotational = rotational;
   return 0;
 }

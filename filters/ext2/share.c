@@ -31,6 +31,9 @@ static struct client *clients;          /* [REGISTRY] attached */
 static struct device *dev;              /* [OPENING, CLOSING: the thread
                                            doing it; READY: constant] */
 static struct filesystem *fs;           /* [as dev] */
+static bool flush_failed;               /* [OPENING, CLOSING: as dev] once,
+                                           of this server: see
+                                           close_filesystem */
 static struct share_config config;      /* [constant] */
 
 void
@@ -64,12 +67,19 @@ open_filesystem (nbdkit_backend *backend, bool readonly)
   const struct filesystem_options opts = {
     .readonly = readonly,
     .cache_size = config.cache_size,
+    .reserve = config.reserve,
     .wait = wait_awhile,
   };
 
   dev = nextdev_open (backend, readonly, config.thread_model);
   if (dev == NULL)
     return false;
+  if (flush_failed) {
+    device_set_flush_failed (dev);
+    log_warning ("flushes fail, because one has failed since the server was "
+                 "started, and what was lost is not known; restart it when "
+                 "the device is well");
+  }
   if (filesystem_open (dev, &opts, &fs) != 0) {
     nextdev_close (dev);
     dev = NULL;
@@ -85,6 +95,10 @@ close_filesystem (void)
   char why[128];
   errcode_t err = filesystem_close (fs);
 
+  /* For the rest of the server's life: who comes back must not be told that
+   * what it wrote before is durable.
+   */
+  flush_failed = device_flush_failed (dev);
   fs = NULL;
   nextdev_close (dev);
   dev = NULL;

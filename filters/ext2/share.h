@@ -28,6 +28,7 @@
 struct share_config {
   int thread_model;             /* the server's final one */
   size_t cache_size;            /* bytes */
+  bool reserve;                 /* storage for the journal */
 };
 
 /* One connection's hold on the filesystem and its file. */
