@@ -29,13 +29,61 @@ log_to_stderr (enum log_level level, const char *line)
     fprintf (stderr, "ext2: %s: %s\n", prefix[level], line);
 }
 
+/* How C looks in a line; the length. */
+static size_t
+printable (unsigned char c, char form[5])
+{
+  if (c >= ' ' && c <= '~' && c != '\\') {
+    form[0] = (char) c;
+    return 1;
+  }
+  if (c == '\\') {
+    memcpy (form, "\\\\", 2);
+    return 2;
+  }
+  return (size_t) snprintf (form, 5, "\\x%02x", c);
+}
+
+const char *
+log_escape (char *out, size_t size, const char *text)
+{
+  static const char cut[] = "...";
+  size_t used = 0;
+  size_t fits = 0;              /* of OUT, when CUT must follow */
+  char form[5];
+
+  for (; *text; text++) {
+    size_t n = printable ((unsigned char) *text, form);
+
+    if (used + n >= size) {
+      memcpy (out + fits, cut, sizeof cut);
+      return out;
+    }
+    memcpy (out + used, form, n);
+    used += n;
+    if (used + sizeof cut <= size)
+      fits = used;
+  }
+  out[used] = '\0';
+  return out;
+}
+
+/* Longer lines are cut.  Bytes. */
+#define LINE 2048
+
+/* The one way of all lines: names from clients and images are in them,
+ * and none may look like a line of its own, or like a command to the
+ * terminal.
+ */
 static void __attribute__ ((__format__ (__printf__, 2, 0)))
 vlog (enum log_level level, const char *fmt, va_list ap)
 {
-  char line[1024];
+  char text[LINE + 1];          /* one more: log_escape sees the cut */
+  char line[LINE];
 
-  vsnprintf (line, sizeof line, fmt, ap);
-  (handler ? handler : log_to_stderr) (level, line);
+  vsnprintf (text, sizeof text, fmt, ap);
+  (handler ? handler : log_to_stderr) (level,
+                                       log_escape (line, sizeof line, text));
 }
 
 #define DEFINE_LOG(name, level)                 \

@@ -16,8 +16,9 @@
 
 enum log_level { LOG_LEVEL_ERROR, LOG_LEVEL_WARNING, LOG_LEVEL_DEBUG };
 
-/* Receives one line without a newline.  May be called from any thread,
- * with any of the library's locks held, so it must not call back.
+/* Receives one line of printable ASCII (see log_escape).  May be called
+ * from any thread, with any of the library's locks held, so it must not
+ * call back.
  */
 typedef void log_handler (enum log_level level, const char *line);
 
@@ -34,6 +35,14 @@ extern void log_warning (const char *fmt, ...)
   __attribute__ ((__format__ (__printf__, 1, 2)));
 extern void log_debug (const char *fmt, ...)
   __attribute__ ((__format__ (__printf__, 1, 2)));
+
+/* Writes TEXT into OUT, of SIZE bytes (4 or more), and returns it.  Every
+ * byte that is not printable ASCII becomes \xNN, a backslash two: so
+ * different texts stay different, and no text has control characters.
+ * What does not fit is cut between two characters, and "..." put there.
+ * The lines of log_error and its kin have gone through it.
+ */
+extern const char *log_escape (char *out, size_t size, const char *text);
 
 /* The one translation to errno: what an NBD client should be told.
  * Never 0 for a non-zero ERR, and never ENOTSUP unless ERR is ENOTSUP:

@@ -75,12 +75,103 @@ test_text (void **state)
   assert_int_not_equal (strlen (errcode_text (-1, buf, sizeof buf)), 0);
 }
 
+/* What clients and images call things cannot look like anything else. */
+static void
+test_escape (void **state)
+{
+  static const struct { const char *text, *line; } table[] = {
+    { "", "" },
+    { "/vm.raw: no such file", "/vm.raw: no such file" },
+    { "a\nb\r\tc", "a\\x0ab\\x0d\\x09c" },
+    { "\x1b[2J\x7f", "\\x1b[2J\\x7f" },
+    { "\x9b" "A\xc2\x9b", "\\x9bA\\xc2\\x9b" },     /* C1, bare and UTF-8 */
+    { "\xe2\x80\xae", "\\xe2\\x80\\xae" },           /* right to left */
+    { "\\x0a", "\\\\x0a" },                          /* not a newline */
+    { " ~%s", " ~%s" },
+  };
+  char out[64];
+  size_t i;
+
+  (void) state;
+  for (i = 0; i < sizeof table / sizeof table[0]; i++) {
+    assert_ptr_equal (log_escape (out, sizeof out, table[i].text), out);
+    assert_string_equal (out, table[i].line);
+  }
+}
+
+/* Cut between characters, whatever the room. */
+static void
+test_escape_cut (void **state)
+{
+  const char *whole = "ab\\x0a\\\\\\x1bcd\\xffef";
+  const char *text = "ab\n\\\x1b" "cd\xff" "ef";
+  size_t size, end[] = { 0, 1, 2, 6, 8, 12, 13, 14, 18, 19, 20 }, i;
+  char out[64];
+
+  (void) state;
+  for (size = 4; size < sizeof out; size++) {
+    memset (out, '#', sizeof out);
+    log_escape (out, size, text);
+    assert_int_equal (out[size], '#');
+    if (size > strlen (whole)) {
+      assert_string_equal (out, whole);
+      continue;
+    }
+    assert_in_range (strlen (out), 3, size - 1);
+    assert_string_equal (out + strlen (out) - 3, "...");
+    for (i = 0; end[i] != strlen (out) - 3; i++)
+      assert_true (i + 1 < sizeof end / sizeof end[0]);
+    assert_memory_equal (out, whole, end[i]);
+    /* As much as fits. */
+    assert_true (end[i + 1] + 4 > size);
+  }
+}
+
+static char logged[4096];
+
+static void
+remember (enum log_level level, const char *line)
+{
+  (void) level;
+  assert_true (strlen (line) < sizeof logged);
+  strcpy (logged, line);
+}
+
+/* All lines go that way. */
+static void
+test_escaped_lines (void **state)
+{
+  static void (*const say[]) (const char *, ...) = {
+    log_error, log_warning, log_debug,
+  };
+  static char name[5000];
+  size_t i;
+
+  (void) state;
+  errors_init (remember);
+  for (i = 0; i < 3; i++) {
+    say[i] ("%s: %s", "/a\nnbdkit: error: b", "\x1b]0;c");
+    assert_string_equal (logged, "/a\\x0anbdkit: error: b: \\x1b]0;c");
+  }
+  memset (name, '\n', sizeof name - 1);
+  log_error ("%s", name);
+  assert_true (strlen (logged) > 1000);
+  assert_int_equal (strspn (logged, "\\x0a"), strlen (logged) - 3);
+  assert_int_equal ((strlen (logged) - 3) % 4, 0);
+  com_err ("who", EIO, "a\nb");
+  assert_non_null (strstr (logged, "who: a\\x0ab: "));
+  errors_init (quiet);
+}
+
 int
 main (void)
 {
   const struct CMUnitTest tests[] = {
     cmocka_unit_test (test_translator),
     cmocka_unit_test (test_text),
+    cmocka_unit_test (test_escape),
+    cmocka_unit_test (test_escape_cut),
+    cmocka_unit_test (test_escaped_lines),
   };
 
   errors_init (quiet);
