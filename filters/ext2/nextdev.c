@@ -14,8 +14,10 @@
  * so every call is made under a lock then (LOCK_DEVICE).  The stricter
  * models come with a lock of the server's, and lose nothing by ours.
  *
- * A plugin with a minimum block size gets aligned requests: the rest is
- * read, patched and written back with all other writers kept out.
+ * A plugin with a minimum block size gets aligned requests.  What is
+ * aligned of a request goes through as it is; of the edges, a block each,
+ * is read what the request does not cover, and a write or zero of them is
+ * a patch: read, changed and written back with all other writers kept out.
  */
 
 #include <config.h>
@@ -119,17 +121,18 @@ write_aligned (struct nextdev *nd, const void *buf, uint32_t count,
 
 /* Requests that do not fit the plugin's minimum. */
 
-struct widened {
-  uint64_t offset;
-  uint32_t count;
-  uint32_t head;                /* where the request starts in it */
-};
-
 static bool
 is_aligned (const struct nextdev *nd, uint32_t count, uint64_t offset)
 {
   return ((offset | count) & (nd->minimum - 1)) == 0;
 }
+
+/* The whole blocks that a range touches. */
+struct widened {
+  uint64_t offset;
+  uint32_t count;
+  uint32_t head;                /* where the range starts in it */
+};
 
 static struct widened
 widen (const struct nextdev *nd, uint32_t count, uint64_t offset)
@@ -138,24 +141,67 @@ widen (const struct nextdev *nd, uint32_t count, uint64_t offset)
   struct widened w;
 
   w.offset = offset & ~mask;
-  w.count = ((offset + count + mask) & ~mask) - w.offset;
-  w.head = offset - w.offset;
+  w.count = (uint32_t) (((offset + count + mask) & ~mask) - w.offset);
+  w.head = (uint32_t) (offset - w.offset);
   return w;
 }
 
-/* A buffer of WANT bytes or less, at least ENOUGH: large unaligned
- * requests are done in pieces of this.
+/* The parts of a range, in bytes: MIDDLE is whole blocks, and the edges
+ * are within a block each.  Without a middle all of it is HEAD, in two
+ * blocks at most.
  */
-#define PATCH_PIECE (UINT32_C (1) << 20)
+struct parts {
+  uint32_t head, middle, tail;
+};
+
+static struct parts
+divide (const struct nextdev *nd, uint32_t count, uint64_t offset)
+{
+  const uint32_t mask = nd->minimum - 1;
+  const uint32_t head = (uint32_t) (-offset & mask);
+  struct parts p = { .head = count };
+
+  if (head < count && count - head > mask) {
+    p.head = head;
+    p.tail = (count - head) & mask;
+    p.middle = count - head - p.tail;
+  }
+  return p;
+}
+
+/* An edge, or a few bytes in all: two blocks at most. */
 
 static errcode_t
-patch (struct nextdev *nd, const void *buf, uint32_t count, uint64_t offset,
-       unsigned flags)
+read_edge (struct nextdev *nd, void *buf, uint32_t count, uint64_t offset)
 {
-  struct widened w = widen (nd, count, offset);
-  char *b = malloc (w.count);
+  const struct widened w = widen (nd, count, offset);
+  char *b;
   errcode_t err;
 
+  if (count == 0)
+    return 0;
+  b = malloc (w.count);
+  if (b == NULL)
+    return ENOMEM;
+  err = read_aligned (nd, b, w.count, w.offset);
+  if (!err)
+    memcpy (buf, b + w.head, count);
+  free (b);
+  return err;
+}
+
+/* Writes zeros if BUF is NULL. */
+static errcode_t
+patch_edge (struct nextdev *nd, const void *buf, uint32_t count,
+            uint64_t offset, unsigned flags)
+{
+  const struct widened w = widen (nd, count, offset);
+  char *b;
+  errcode_t err;
+
+  if (count == 0)
+    return 0;
+  b = malloc (w.count);
   if (b == NULL)
     return ENOMEM;
   pthread_rwlock_wrlock (&nd->patch_lock);
@@ -172,22 +218,41 @@ patch (struct nextdev *nd, const void *buf, uint32_t count, uint64_t offset,
   return err;
 }
 
+/* Whole blocks, while nobody patches: a patch could write back what was
+ * in them before.
+ */
+
 static errcode_t
-patch_in_pieces (struct nextdev *nd, const char *buf, uint32_t count,
-                 uint64_t offset, unsigned flags)
+write_middle (struct nextdev *nd, const void *buf, uint32_t count,
+              uint64_t offset, unsigned flags)
 {
-  errcode_t err = 0;
+  errcode_t err;
 
-  while (count > 0 && !err) {
-    uint32_t n = count < PATCH_PIECE ? count : PATCH_PIECE;
-
-    err = patch (nd, buf, n, offset, flags);
-    if (buf)
-      buf += n;
-    offset += n;
-    count -= n;
-  }
+  if (nd->minimum > 1)
+    pthread_rwlock_rdlock (&nd->patch_lock);
+  err = write_aligned (nd, buf, count, offset, flags);
+  if (nd->minimum > 1)
+    pthread_rwlock_unlock (&nd->patch_lock);
   return err;
+}
+
+static errcode_t
+zero_middle (struct nextdev *nd, uint32_t count, uint64_t offset,
+             unsigned flags)
+{
+  uint32_t f = 0;
+  errcode_t err;
+
+  if (flags & DEVICE_MAY_TRIM)
+    f |= NBDKIT_FLAG_MAY_TRIM;
+  if (flags & DEVICE_FAST)
+    f |= NBDKIT_FLAG_FAST_ZERO;
+  if (nd->minimum > 1)
+    pthread_rwlock_rdlock (&nd->patch_lock);
+  CALL_NEXT (nd, err, next->zero (next, count, offset, f, errp));
+  if (nd->minimum > 1)
+    pthread_rwlock_unlock (&nd->patch_lock);
+  return err == EOPNOTSUPP ? ENOTSUP : err;
 }
 
 /* The device's operations. */
@@ -197,20 +262,19 @@ nextdev_pread (struct device *dev, void *buf, uint32_t count,
                uint64_t offset)
 {
   struct nextdev *nd = to_nextdev (dev);
-  struct widened w;
-  char *b;
+  struct parts p;
+  char *b = buf;
   errcode_t err;
 
   if (is_aligned (nd, count, offset))
     return read_aligned (nd, buf, count, offset);
-  w = widen (nd, count, offset);
-  b = malloc (w.count);
-  if (b == NULL)
-    return ENOMEM;
-  err = read_aligned (nd, b, w.count, w.offset);
+  p = divide (nd, count, offset);
+  err = read_edge (nd, b, p.head, offset);
   if (!err)
-    memcpy (buf, b + w.head, count);
-  free (b);
+    err = read_aligned (nd, b + p.head, p.middle, offset + p.head);
+  if (!err)
+    err = read_edge (nd, b + p.head + p.middle, p.tail,
+                     offset + p.head + p.middle);
   return err;
 }
 
@@ -219,15 +283,19 @@ nextdev_pwrite (struct device *dev, const void *buf, uint32_t count,
                 uint64_t offset, unsigned flags)
 {
   struct nextdev *nd = to_nextdev (dev);
+  struct parts p;
+  const char *b = buf;
   errcode_t err;
 
-  if (nd->minimum == 1)
-    return write_aligned (nd, buf, count, offset, flags);
-  if (!is_aligned (nd, count, offset))
-    return patch_in_pieces (nd, buf, count, offset, flags);
-  pthread_rwlock_rdlock (&nd->patch_lock);
-  err = write_aligned (nd, buf, count, offset, flags);
-  pthread_rwlock_unlock (&nd->patch_lock);
+  if (is_aligned (nd, count, offset))
+    return write_middle (nd, buf, count, offset, flags);
+  p = divide (nd, count, offset);
+  err = patch_edge (nd, b, p.head, offset, flags);
+  if (!err)
+    err = write_middle (nd, b + p.head, p.middle, offset + p.head, flags);
+  if (!err)
+    err = patch_edge (nd, b + p.head + p.middle, p.tail,
+                      offset + p.head + p.middle, flags);
   return err;
 }
 
@@ -236,35 +304,39 @@ nextdev_zero (struct device *dev, uint32_t count, uint64_t offset,
               unsigned flags)
 {
   struct nextdev *nd = to_nextdev (dev);
-  uint32_t f = 0;
-  errcode_t err;
+  struct parts p;
+  errcode_t err = 0;
 
-  if (flags & DEVICE_MAY_TRIM)
-    f |= NBDKIT_FLAG_MAY_TRIM;
+  if (is_aligned (nd, count, offset))
+    return zero_middle (nd, count, offset, flags);
+  /* A patch writes.  Nothing has been changed yet. */
   if (flags & DEVICE_FAST)
-    f |= NBDKIT_FLAG_FAST_ZERO;
-  if (!is_aligned (nd, count, offset)) {
-    if (flags & DEVICE_FAST)
-      return ENOTSUP;
-    return patch_in_pieces (nd, NULL, count, offset, flags);
-  }
-  if (nd->minimum > 1)
-    pthread_rwlock_rdlock (&nd->patch_lock);
-  CALL_NEXT (nd, err, next->zero (next, count, offset, f, errp));
-  if (nd->minimum > 1)
-    pthread_rwlock_unlock (&nd->patch_lock);
-  return err == EOPNOTSUPP ? ENOTSUP : err;
+    return ENOTSUP;
+  p = divide (nd, count, offset);
+  if (p.middle > 0)
+    err = zero_middle (nd, p.middle, offset + p.head, flags);
+  if (!err)
+    err = patch_edge (nd, NULL, p.head, offset, flags);
+  if (!err)
+    err = patch_edge (nd, NULL, p.tail, offset + p.head + p.middle, flags);
+  return err;
 }
 
+/* Advice, so the edges are left.  No patch is in the way of the blocks
+ * between them: it would be of bytes that are trimmed.
+ */
 static errcode_t
 nextdev_trim (struct device *dev, uint32_t count, uint64_t offset)
 {
   struct nextdev *nd = to_nextdev (dev);
-  errcode_t err;
+  struct parts p = { .middle = count };
+  errcode_t err = 0;
 
   if (!is_aligned (nd, count, offset))
-    return 0;                   /* advice */
-  CALL_NEXT (nd, err, next->trim (next, count, offset, 0, errp));
+    p = divide (nd, count, offset);
+  if (p.middle > 0)
+    CALL_NEXT (nd, err,
+               next->trim (next, p.middle, offset + p.head, 0, errp));
   return err;
 }
 
@@ -393,7 +465,7 @@ ask_everything (struct nextdev *nd)
     return -1;
   description = next->export_description (next);
   if (description && (nd->description = strdup (description)) == NULL) {
-    nbdkit_error ("strdup: %m");
+    log_error ("no memory for the device");
     return -1;
   }
   /* With a minimum block size a ragged end could not be written. */
@@ -433,7 +505,7 @@ nextdev_open (nbdkit_backend *backend, bool readonly, int thread_model)
   struct nextdev *nd = calloc (1, sizeof *nd);
 
   if (nd == NULL) {
-    nbdkit_error ("calloc: %m");
+    log_error ("no memory for the device");
     return NULL;
   }
   nd->serialise = thread_model < NBDKIT_THREAD_MODEL_PARALLEL;
