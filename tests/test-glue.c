@@ -2,7 +2,8 @@
 /* SPDX-FileCopyrightText: 2026 the nbdkit-ext2 authors */
 
 /* filters/ext2 without nbdkit: this program plays the server and the
- * plugin.  What a plugin with a minimum block size is asked.
+ * plugin.  What a plugin with a minimum block size is asked; what may be
+ * asked of a connection while the server ends; what reaches the log.
  */
 
 #include <config.h>
@@ -435,6 +436,97 @@ test_minimum_random (void **state)
   free (buf);
 }
 
+/* The filter. */
+
+extern struct nbdkit_filter *filter_init (void);
+
+static const struct image_file files[] = {
+  { "vm.raw", 300000, true }, { NULL, 0, false },
+};
+
+static int
+last_config (nbdkit_backend *nxdata, const char *key, const char *value)
+{
+  return -1;
+}
+
+static int
+last_config_complete (nbdkit_backend *nxdata)
+{
+  return 0;
+}
+
+/* A handshake asks this of a connection. */
+static void
+ask_all (const struct nbdkit_filter *f, void *h)
+{
+  uint32_t minimum, preferred, maximum;
+
+  assert_int_equal (f->get_size (NULL, h), 300000);
+  assert_string_equal (f->export_description (NULL, h),
+                       "/vm\\x0a inside an ext2/3/4 image: a\\x1bdisk");
+  assert_int_equal (f->block_size (NULL, h, &minimum, &preferred, &maximum),
+                    0);
+  assert_int_equal (preferred, 1024);
+  assert_int_equal (f->is_rotational (NULL, h), 1);
+  assert_int_equal (f->can_write (NULL, h), 1);
+  assert_int_equal (f->can_flush (NULL, h), 1);
+  assert_int_equal (f->can_fua (NULL, h), NBDKIT_FUA_NATIVE);
+  assert_int_equal (f->can_trim (NULL, h), 1);
+  assert_int_equal (f->can_zero (NULL, h), NBDKIT_ZERO_NATIVE);
+  assert_int_equal (f->can_fast_zero (NULL, h), 1);
+  assert_int_equal (f->can_extents (NULL, h), 1);
+  assert_int_equal (f->can_cache (NULL, h), NBDKIT_CACHE_NATIVE);
+  assert_int_equal (f->can_multi_conn (NULL, h), 1);
+}
+
+/* A connection that nbdkit does not wait for when it ends goes on asking
+ * while the filesystem is closed: what it is told stays as it was, and
+ * comes from memory that is there.
+ */
+static void
+test_after_the_end (void **state)
+{
+  struct nbdkit_filter *f = filter_init ();
+  struct memdev *md = image_make ("-t ext4 -b 1024", SIZE, files);
+  char description[] = "a\033disk";
+  void *h;
+
+  image_debugfs (md, "ln vm.raw \"vm\n\"");
+  image_debugfs (md, "sif vm.raw links_count 2");
+  plugin_init (md, 1);
+  plugin.description = description;
+  f->load ();
+  assert_int_equal (f->config (last_config, NULL, "ext2file", "exportname"),
+                    0);
+  assert_int_equal (f->config_complete (last_config_complete, NULL), 0);
+  assert_int_equal (f->get_ready (NBDKIT_THREAD_MODEL_PARALLEL), 0);
+
+  /* Of a name that is not there, the log has no control character. */
+  assert_null (f->open (NULL, NULL, 0, "no\nsuch\033\x9b" "file\x7f", 0));
+  assert_non_null (strstr (said, "/no\\x0asuch\\x1b\\x9bfile\\x7f"));
+  assert_int_equal (plugin.opened, 0);
+
+  h = f->open (NULL, NULL, 0, "vm\n", 0);
+  assert_non_null (h);
+  assert_int_equal (f->prepare (NULL, h, 0), 0);
+  ask_all (f, h);
+  assert_int_equal (plugin.opened, 1);
+  f->cleanup (NULL);
+  assert_int_equal (plugin.opened, 0);
+  memset (description, 'x', sizeof description - 1);
+  ask_all (f, h);
+  assert_int_equal (f->finalize (NULL, h), 0);
+  f->close (h);
+  /* And no new one comes in. */
+  assert_null (f->open (NULL, NULL, 0, "vm\n", 0));
+  assert_non_null (strstr (said, "shutting down"));
+  assert_int_equal (plugin.opened, 0);
+  f->unload ();
+  image_assert_clean (md);
+  memdev_free (md);
+}
+
 int
 main (void)
 {
@@ -444,6 +536,7 @@ main (void)
     cmocka_unit_test (test_minimum_pread),
     cmocka_unit_test (test_minimum_pwrite),
     cmocka_unit_test (test_minimum_random),
+    cmocka_unit_test (test_after_the_end),      /* the last: it ends it */
   };
 
   image_init ();

@@ -42,18 +42,15 @@ static struct share_config config = {
   .reserve = true,
 };
 
-/* One per connection.  What a connection asks when the server is already
- * shutting down, and the filesystem gone, is kept here.
- */
+/* One per connection. */
 struct handle {
   struct client cl;
   char *path;                   /* of the file inside the image */
-  uint64_t size;                /* bytes */
-  uint32_t block_size;          /* bytes */
-  bool rotational;
-  bool can_cache;
 };
 
+/* Everything that is logged comes by here, escaped (errors.h): but for
+ * what is said of the command line, nothing else calls nbdkit_error.
+ */
 static void
 log_to_nbdkit (enum log_level level, const char *line)
 {
@@ -215,8 +212,10 @@ ext2_default_export (nbdkit_next_default_export *next,
 static void
 free_handle (struct handle *h)
 {
-  if (h)
+  if (h) {
     free (h->path);
+    free (h->cl.description);
+  }
   free (h);
 }
 
@@ -231,7 +230,7 @@ ext2_open (nbdkit_next_open *next, nbdkit_context *context, int readonly,
   if (h)
     h->path = malloc (len + 2);
   if (h == NULL || h->path == NULL) {
-    nbdkit_error ("malloc: %m");
+    log_error ("no memory for a connection");
     free_handle (h);
     return NULL;
   }
@@ -246,10 +245,6 @@ ext2_open (nbdkit_next_open *next, nbdkit_context *context, int readonly,
     free_handle (h);
     return NULL;
   }
-  h->size = h->cl.inode->size;
-  h->block_size = h->cl.fs->block_size;
-  h->rotational = nextdev_is_rotational (h->cl.dev);
-  h->can_cache = h->cl.dev->can_cache;
   return h;
 }
 
@@ -288,19 +283,15 @@ ext2_get_size (nbdkit_next *next, void *handle)
 {
   struct handle *h = handle;
 
-  return h->size;
+  return h->cl.size;
 }
 
 static const char *
 ext2_export_description (nbdkit_next *next, void *handle)
 {
   struct handle *h = handle;
-  const char *base = nextdev_description (h->cl.dev);
 
-  if (base == NULL)
-    return nbdkit_printf_intern ("%s inside an ext2/3/4 image", h->path);
-  return nbdkit_printf_intern ("%s inside an ext2/3/4 image: %s", h->path,
-                               base);
+  return h->cl.description;
 }
 
 /* Of the file, not of the disk: any request is served, whole blocks of
@@ -313,7 +304,7 @@ ext2_block_size (nbdkit_next *next, void *handle, uint32_t *minimum,
   struct handle *h = handle;
 
   *minimum = 1;
-  *preferred = h->block_size;
+  *preferred = h->cl.block_size;
   *maximum = UINT32_C (0xffffffff);
   return 0;
 }
@@ -323,7 +314,7 @@ ext2_is_rotational (nbdkit_next *next, void *handle)
 {
   struct handle *h = handle;
 
-  return h->rotational;
+  return h->cl.rotational;
 }
 
 static int
@@ -384,7 +375,7 @@ ext2_can_cache (nbdkit_next *next, void *handle)
 {
   struct handle *h = handle;
 
-  return h->can_cache ? NBDKIT_CACHE_NATIVE : NBDKIT_CACHE_EMULATE;
+  return h->cl.can_cache ? NBDKIT_CACHE_NATIVE : NBDKIT_CACHE_EMULATE;
 }
 
 /* All connections use one inode object over one device context, and a
@@ -408,9 +399,9 @@ result (struct handle *h, errcode_t err, const char *op, uint32_t count,
   if (err == 0)
     return 0;
   *errp = errcode_to_errno (err);
-  nbdkit_error ("ext2: %s: %s of %lu bytes at offset %llu: %s", h->path, op,
-                (unsigned long) count, (unsigned long long) offset,
-                errcode_text (err, why, sizeof why));
+  log_error ("%s: %s of %lu bytes at offset %llu: %s", h->path, op,
+             (unsigned long) count, (unsigned long long) offset,
+             errcode_text (err, why, sizeof why));
   return -1;
 }
 

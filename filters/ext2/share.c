@@ -6,6 +6,7 @@
 #include <config.h>
 
 #include <assert.h>
+#include <stdio.h>
 #include <stdlib.h>
 
 #include "errors.h"
@@ -175,6 +176,37 @@ find_file (struct client *cl, const char *path)
   return 0;
 }
 
+/* Clients print it, and parts of it come from elsewhere. */
+static char *
+describe (const char *path)
+{
+  const char *base = nextdev_description (dev);
+  char name[1024], text[1024], *line;
+
+  if (asprintf (&line, "%s inside an ext2/3/4 image%s%s",
+                log_escape (name, sizeof name, path), base ? ": " : "",
+                base ? log_escape (text, sizeof text, base) : "") == -1)
+    return NULL;
+  return line;
+}
+
+/* What will be asked of CL for as long as it lives. */
+static int
+note_facts (struct client *cl, bool readonly, const char *path)
+{
+  cl->fs = fs;
+  cl->readonly = readonly || !cl->inode->writable;
+  cl->size = cl->inode->size;
+  cl->block_size = fs->block_size;
+  cl->rotational = nextdev_is_rotational (dev);
+  cl->can_cache = dev->can_cache;
+  cl->description = describe (path);
+  if (cl->description)
+    return 0;
+  log_error ("%s: no memory for a connection", path);
+  return -1;
+}
+
 int
 share_get (struct client *cl, nbdkit_backend *backend, bool readonly,
            const char *path)
@@ -187,9 +219,11 @@ share_get (struct client *cl, nbdkit_backend *backend, bool readonly,
     unuse_filesystem ();
     return -1;
   }
-  cl->dev = dev;
-  cl->fs = fs;
-  cl->readonly = readonly || !cl->inode->writable;
+  if (note_facts (cl, readonly, path) == -1) {
+    iput (cl->inode);
+    unuse_filesystem ();
+    return -1;
+  }
 
   lock_acquire (&registry);
   late = stopping;              /* share_shutdown has gone by already */

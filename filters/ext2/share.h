@@ -20,6 +20,7 @@
 
 #include <stdbool.h>
 #include <stddef.h>
+#include <stdint.h>
 
 #include <nbdkit-filter.h>
 
@@ -31,12 +32,27 @@ struct share_config {
   bool reserve;                 /* storage for the journal */
 };
 
-/* One connection's hold on the filesystem and its file. */
+/* One connection's hold on the filesystem and its file.
+ *
+ * A connection that nbdkit accepted at the last moment is not waited for
+ * when the server ends: it may be anywhere in its handshake while
+ * share_shutdown detaches it, or after that.  So whatever a handshake asks
+ * is kept here, as it was when CL was attached.  Requests are another
+ * matter: all connections that make some have ended before share_shutdown
+ * is called, because the others find the server ending before they read
+ * their first.  Only they may use fs and inode.
+ */
 struct client {
-  struct device *dev;
   struct filesystem *fs;
   struct inode *inode;
+
   bool readonly;                /* this connection may not write */
+  uint64_t size;                /* of the file, bytes */
+  uint32_t block_size;          /* of the filesystem, bytes */
+  bool rotational;              /* the device is */
+  bool can_cache;               /* the device does */
+  char *description;            /* of the export; the owner of CL frees it */
+
   struct client *next;          /* [REGISTRY] */
   bool attached;                /* [REGISTRY] */
 };
@@ -46,7 +62,8 @@ extern void share_configure (const struct share_config *config);
 
 /* Attaches CL (zeroed by the caller) to file PATH, opening the
  * filesystem over BACKEND if nobody has.  Logs and returns -1 on
- * failure.
+ * failure.  Once it has returned, share_shutdown may detach CL at any
+ * moment.
  */
 extern int share_get (struct client *cl, nbdkit_backend *backend,
                       bool readonly, const char *path);
