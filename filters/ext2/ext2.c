@@ -24,12 +24,14 @@
 
 #include <errno.h>
 #include <stdint.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #define NBDKIT_API_VERSION 2
 #include <nbdkit-filter.h>
 
+#include "commit.h"
 #include "errors.h"
 #include "file.h"
 #include "nextdev.h"
@@ -68,6 +70,11 @@ log_to_nbdkit (enum log_level level, const char *line)
   }
 }
 
+/* nbdkit --version says for every filter the version of nbdkit, which has
+ * to be what it was built for.
+ */
+#define OUR_VERSION PACKAGE_NAME " " PACKAGE_VERSION ", commit " EXT2_COMMIT
+
 /* How often the filter stands in the command line.  A second time would
  * be this very object again, with the same variables.
  */
@@ -76,8 +83,10 @@ static unsigned times_loaded;
 static void
 ext2_load (void)
 {
-  if (times_loaded++ == 0)
-    errors_init (log_to_nbdkit);
+  if (times_loaded++ > 0)
+    return;
+  errors_init (log_to_nbdkit);
+  log_debug ("%s, for nbdkit %s", OUR_VERSION, NBDKIT_VERSION_STRING);
 }
 
 static void
@@ -86,6 +95,15 @@ ext2_unload (void)
   if (--times_loaded == 0)
     errors_fini ();
 }
+
+#ifdef HAVE_STRUCT_NBDKIT_FILTER_DUMP_PLUGIN
+static void
+ext2_dump_plugin (void)
+{
+  printf ("ext2_project=%s\n" "ext2_version=%s\n" "ext2_commit=%s\n",
+          PACKAGE_NAME, PACKAGE_VERSION, EXT2_COMMIT);
+}
+#endif
 
 /* Parameters. */
 
@@ -526,7 +544,7 @@ ext2_cache (nbdkit_next *next, void *handle, uint32_t count, uint64_t offset,
 
 static struct nbdkit_filter filter = {
   .name               = "ext2",
-  .longname           = "nbdkit ext2/3/4 filter",
+  .longname           = OUR_VERSION,
   .description        = "Serve a file inside an ext2, ext3 or ext4 image",
   .load               = ext2_load,
   .unload             = ext2_unload,
@@ -534,6 +552,9 @@ static struct nbdkit_filter filter = {
   .config_complete    = ext2_config_complete,
   .config_help        = ext2_config_help,
   .thread_model       = ext2_thread_model,
+#ifdef HAVE_STRUCT_NBDKIT_FILTER_DUMP_PLUGIN
+  .dump_plugin        = ext2_dump_plugin,
+#endif
   .get_ready          = ext2_get_ready,
   .cleanup            = ext2_cleanup,
   .list_exports       = ext2_list_exports,
