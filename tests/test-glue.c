@@ -204,6 +204,12 @@ nbdkit_parse_size (const char *str)
 }
 
 int
+nbdkit_parse_bool (const char *str)
+{
+  return strcmp (str, "true") == 0;
+}
+
+int
 nbdkit_nanosleep (unsigned sec, unsigned nsec)
 {
   return 0;

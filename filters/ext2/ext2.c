@@ -31,6 +31,7 @@
 #define NBDKIT_API_VERSION 2
 #include <nbdkit-filter.h>
 
+#include "beneath.h"
 #include "commit.h"
 #include "errors.h"
 #include "file.h"
@@ -146,6 +147,8 @@ ext2_config (nbdkit_next_config *next, nbdkit_backend *nxdata,
     config.reserve = r;
     return 0;
   }
+  if (beneath_config (key, value) == -1)
+    return -1;
   return next (nxdata, key, value);
 }
 
@@ -164,6 +167,8 @@ ext2_config_complete (nbdkit_next_config_complete *next,
                   "the image, or ext2file=exportname");
     return -1;
   }
+  if (beneath_check () == -1)
+    return -1;
   return next (nxdata);
 }
 
