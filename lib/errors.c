@@ -162,13 +162,28 @@ errcode_to_errno (errcode_t err)
   }
 }
 
+/* There are two of strerror_r: one returns the text, which need not be in
+ * TMP, the other, of POSIX, an error number.
+ */
+static const char *
+system_error (int err, char *tmp, size_t len)
+{
+#ifdef STRERROR_R_CHAR_P
+  return strerror_r (err, tmp, len);
+#else
+  if (strerror_r (err, tmp, len) != 0)
+    snprintf (tmp, len, "error %d", err);
+  return tmp;
+#endif
+}
+
 const char *
 errcode_text (errcode_t err, char *buf, size_t len)
 {
   if (err > 0 && err < 4096) {
     char tmp[128];
 
-    snprintf (buf, len, "%s", strerror_r ((int) err, tmp, sizeof tmp));
+    snprintf (buf, len, "%s", system_error ((int) err, tmp, sizeof tmp));
     return buf;
   }
   pthread_mutex_lock (&message_lock);
