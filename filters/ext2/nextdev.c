@@ -23,13 +23,13 @@
 #include <config.h>
 
 #include <errno.h>
-#include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "errors.h"
 #include "locks.h"
 #include "nextdev.h"
+#include "spread-lock.h"
 
 /* nbdkit's own limit on a request's data.  Bytes. */
 #define MAX_REQUEST (UINT32_C (64) << 20)
@@ -43,9 +43,10 @@ struct nextdev {
   uint32_t maximum;             /* [constant] bytes, multiple of it */
   /* Exclusive: read-modify-write; shared: other writes.  Only used if
    * minimum > 1.  Taken before DEVICE, held by nobody who waits for
-   * anything else.
+   * anything else.  Fair: a steady load of writes does not keep patches
+   * out, as it would with a plain rwlock.
    */
-  pthread_rwlock_t patch_lock;
+  struct spread_lock patch_lock;
   char *description;            /* [constant] */
   bool rotational;              /* [constant] */
 };
@@ -204,7 +205,7 @@ patch_edge (struct nextdev *nd, const void *buf, uint32_t count,
   b = malloc (w.count);
   if (b == NULL)
     return ENOMEM;
-  pthread_rwlock_wrlock (&nd->patch_lock);
+  spread_lock_exclusive (&nd->patch_lock);
   err = read_aligned (nd, b, w.count, w.offset);
   if (!err) {
     if (buf)
@@ -213,7 +214,7 @@ patch_edge (struct nextdev *nd, const void *buf, uint32_t count,
       memset (b + w.head, 0, count);
     err = write_aligned (nd, b, w.count, w.offset, flags);
   }
-  pthread_rwlock_unlock (&nd->patch_lock);
+  spread_unlock_exclusive (&nd->patch_lock);
   free (b);
   return err;
 }
@@ -229,10 +230,10 @@ write_middle (struct nextdev *nd, const void *buf, uint32_t count,
   errcode_t err;
 
   if (nd->minimum > 1)
-    pthread_rwlock_rdlock (&nd->patch_lock);
+    spread_lock_shared (&nd->patch_lock);
   err = write_aligned (nd, buf, count, offset, flags);
   if (nd->minimum > 1)
-    pthread_rwlock_unlock (&nd->patch_lock);
+    spread_unlock_shared (&nd->patch_lock);
   return err;
 }
 
@@ -248,10 +249,10 @@ zero_middle (struct nextdev *nd, uint32_t count, uint64_t offset,
   if (flags & DEVICE_FAST)
     f |= NBDKIT_FLAG_FAST_ZERO;
   if (nd->minimum > 1)
-    pthread_rwlock_rdlock (&nd->patch_lock);
+    spread_lock_shared (&nd->patch_lock);
   CALL_NEXT (nd, err, next->zero (next, count, offset, f, errp));
   if (nd->minimum > 1)
-    pthread_rwlock_unlock (&nd->patch_lock);
+    spread_unlock_shared (&nd->patch_lock);
   return err == EOPNOTSUPP ? ENOTSUP : err;
 }
 
@@ -486,33 +487,21 @@ ask_everything (struct nextdev *nd)
   return 0;
 }
 
-/* Patches first, or a steady load of writes keeps them out for ever. */
-static void
-init_patch_lock (struct nextdev *nd)
-{
-  pthread_rwlockattr_t attr;
-
-  pthread_rwlockattr_init (&attr);
-  pthread_rwlockattr_setkind_np
-    (&attr, PTHREAD_RWLOCK_PREFER_WRITER_NONRECURSIVE_NP);
-  pthread_rwlock_init (&nd->patch_lock, &attr);
-  pthread_rwlockattr_destroy (&attr);
-}
-
 struct device *
 nextdev_open (nbdkit_backend *backend, bool readonly, int thread_model)
 {
-  struct nextdev *nd = calloc (1, sizeof *nd);
+  struct nextdev *nd = aligned_alloc (CACHE_LINE, sizeof *nd);
 
   if (nd == NULL) {
     log_error ("no memory for the device");
     return NULL;
   }
+  memset (nd, 0, sizeof *nd);
   nd->serialise = thread_model < NBDKIT_THREAD_MODEL_PARALLEL;
   nd->dev.ops = &nextdev_ops;
   nd->dev.parallel = !nd->serialise;
   lock_init (&nd->lock, LOCK_DEVICE);
-  init_patch_lock (nd);
+  spread_lock_init (&nd->patch_lock, 0);
   /* The default export: most plugins ignore the name, and two names
    * would mount one disk twice.
    */
@@ -530,7 +519,7 @@ nextdev_open (nbdkit_backend *backend, bool readonly, int thread_model)
  err_next:
   nbdkit_next_context_close (nd->next);
  err:
-  pthread_rwlock_destroy (&nd->patch_lock);
+  spread_lock_destroy (&nd->patch_lock);
   lock_destroy (&nd->lock);
   free (nd->description);
   free (nd);
@@ -544,7 +533,7 @@ nextdev_close (struct device *dev)
 
   nd->next->finalize (nd->next);
   nbdkit_next_context_close (nd->next);
-  pthread_rwlock_destroy (&nd->patch_lock);
+  spread_lock_destroy (&nd->patch_lock);
   lock_destroy (&nd->lock);
   free (nd->description);
   free (nd);
