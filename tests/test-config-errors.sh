@@ -34,6 +34,12 @@ rejected "ext2file" ext2file=/vm.raw ext2file=/vm.raw
 rejected "ext2file" ext2file=vm.raw
 rejected "ext2file" ext2file=
 rejected "ext2cache|size" ext2file=/vm.raw ext2cache=many
+if [ "$(getconf LONG_BIT)" = 32 ]; then
+    rejected "ext2cache=4G: more than" ext2file=/vm.raw ext2cache=4G
+else
+    bounded "$NBDKIT" -U - --filter=ext2 file "$img" ext2file=/vm.raw \
+            ext2cache=4G --run true
+fi
 rejected "." ext2file=/vm.raw ext2nonsense=1
 bounded "$NBDKIT" -U - --filter=ext2 file "$img" ext2file=/vm.raw \
         ext2cache=4M --run true

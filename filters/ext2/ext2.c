@@ -136,6 +136,12 @@ ext2_config (nbdkit_next_config *next, nbdkit_backend *nxdata,
       nbdkit_error ("ext2cache=%s: give a size, like ext2cache=64M", value);
       return -1;
     }
+    /* Where addresses have 32 bits. */
+    if ((uint64_t) size > SIZE_MAX / 2) {
+      nbdkit_error ("ext2cache=%s: more than this machine can address: give "
+                    "less, like ext2cache=1G", value);
+      return -1;
+    }
     config.cache_size = (size_t) size;
     return 0;
   }
