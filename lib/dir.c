@@ -99,7 +99,7 @@ search_block (struct inode *inode, uint64_t pblk, const struct wanted *want,
     return err;
   /* Knows both kinds of blocks, and filesystems without checksums. */
   if (!ext2fs_dir_block_csum_verify (fs->e2, inode->ino,
-                                     (struct ext2_dir_entry *) mb->data))
+                                     (void *) mb->data))
     err = EXT2_ET_DIR_CSUM_INVALID;
   else
     err = search_entries (inode, mb->data, fs->block_size, want, ino);

@@ -157,14 +157,14 @@ claim (struct inode *inode, struct mbuf *mb)
     return owner == inode->ino;
   if (ext2fs_has_feature_metadata_csum (inode->fs->e2->super))
     atomic_store (&mb->seal, SEALED | inode->csum_seed);
-  set_maps (mb, (const struct ext3_extent_header *) mb->data);
+  set_maps (mb, (const void *) mb->data);
   return true;
 }
 
 void
 node_seal (uint8_t *block, uint64_t seal)
 {
-  const struct ext3_extent_header *eh = (struct ext3_extent_header *) block;
+  const struct ext3_extent_header *eh = (const void *) block;
   uint32_t csum = ext2fs_cpu_to_le32 (block_csum (eh, (uint32_t) seal));
 
   memcpy (block + ((const uint8_t *) tail_of (eh) - block), &csum,
@@ -195,7 +195,7 @@ node_init (struct inode *inode, struct node *n, struct mbuf *mb,
            unsigned depth)
 {
   n->mb = mb;
-  n->eh = (struct ext3_extent_header *) mb->data;
+  n->eh = (void *) mb->data;
   n->at = 0;
   memset (n->eh, 0, sizeof *n->eh);
   n->eh->eh_magic = ext2fs_cpu_to_le16 (EXT3_EXT_MAGIC);
@@ -294,8 +294,7 @@ static const char *
 check_new (struct inode *inode, struct mbuf *mb, unsigned depth, uint64_t lo,
            uint64_t hi)
 {
-  const struct ext3_extent_header *eh
-    = (const struct ext3_extent_header *) mb->data;
+  const struct ext3_extent_header *eh = (const void *) mb->data;
   const char *why = node_check (inode, eh, node_block_capacity (inode->fs),
                                 depth, lo, hi);
 
@@ -317,7 +316,7 @@ node_read (struct inode *inode, uint64_t blkno, unsigned depth, uint64_t lo,
   err = mcache_read (fs->mc, blkno, &n->mb);
   if (err)
     return err;
-  n->eh = (struct ext3_extent_header *) n->mb->data;
+  n->eh = (void *) n->mb->data;
   n->at = 0;
   owner = atomic_load_explicit (&n->mb->owner, memory_order_acquire);
   if (owner == inode->ino)
@@ -470,8 +469,7 @@ path_find (struct inode *inode, uint64_t lblk, struct path *p)
 static void
 leaf_of_hint (struct leaf *leaf, struct mbuf *mb)
 {
-  const struct ext3_extent_header *eh
-    = (const struct ext3_extent_header *) mb->data;
+  const struct ext3_extent_header *eh = (const void *) mb->data;
 
   leaf->mb = mb;
   leaf->entry = leaf_entry (eh, 0);

@@ -403,12 +403,13 @@ set_time (const struct inode *inode, uint32_t *sec, uint32_t *extra,
           const struct timespec *ts)
 {
   size_t fixed = EXT2_GOOD_OLD_INODE_SIZE + inode->raw->i_extra_isize;
+  const int64_t seconds = ts->tv_sec;   /* time_t has 32 bits on some */
 
-  *sec = (uint32_t) ts->tv_sec;
+  *sec = (uint32_t) seconds;
   if (EXT2_INODE_SIZE (inode->fs->e2->super) > EXT2_GOOD_OLD_INODE_SIZE &&
       (size_t) ((uint8_t *) (extra + 1) - (uint8_t *) inode->raw) <= fixed)
     *extra = (uint32_t) (ts->tv_nsec << 2)
-      | (uint32_t) (((ts->tv_sec - (int32_t) ts->tv_sec) >> 32) & 3);
+      | (uint32_t) (((seconds - (int32_t) seconds) >> 32) & 3);
 }
 
 static void

@@ -198,7 +198,7 @@ write_revokes (struct stream *s, const struct log_content *c)
     if (err)
       return err;
     jbd2_begin (f, block, JBD2_REVOKE, s->log->tid);
-    h = (struct jbd2_revoke *) block;
+    h = (void *) block;
     h->used = ext2fs_cpu_to_be32 (sizeof *h + n * size);
     for (k = 0, p = block + sizeof *h; k < n; k++, p += size) {
       uint64_t wide = ext2fs_cpu_to_be64 (c->revoked[i + k]);
@@ -348,7 +348,7 @@ log_commit (struct filesystem *fs, struct log *log)
 {
   const struct jbd2_format *f = &log->journal->format;
   uint8_t *block = fs->commit_batch;
-  struct jbd2_commit *h = (struct jbd2_commit *) block;
+  struct jbd2_commit *h = (void *) block;
   uint32_t nsec, len;
   errcode_t err;
 
