@@ -83,6 +83,8 @@ piece_at (const struct oracle *o, uint64_t start)
   const struct piece *p = bsearch (&key, o->pieces, o->piece_count + 1,
                                    sizeof key, compare_starts);
 
+  if (p == NULL)
+    abort ();
   return p - o->pieces;
 }
 

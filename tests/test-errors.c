@@ -46,7 +46,7 @@ test_translator (void **state)
     { EXT2_FILSYS_CORRUPTED, EIO },
     { EXT2_ET_BAD_MAGIC, EIO },
     { -1, EIO },
-    { 1L << 40, EIO },
+    { 1L << 30, EIO },
   };
   errcode_t err;
   size_t i;

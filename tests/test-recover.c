@@ -63,6 +63,7 @@ has_csum (const struct kind *k)
 /* The clean image, made once. */
 static struct memdev *image;
 static struct journal journal;
+static ext2_ino_t file_ino;
 static uint64_t blk[BLOCKS];    /* where the file's blocks are */
 
 /* An image with a log that is being written. */
@@ -863,7 +864,7 @@ test_readonly (void **state)
   log_put (l, blk, 5, NULL);
   log_commit (l);
   md = memdev_copy (l->md);
-  image_super (md)->s_last_orphan = 12;
+  image_super (md)->s_last_orphan = file_ino;
   /* Orphans do not keep it from being written. */
   assert_ok (open_it (md, false, &fs));
   assert_true (fs->writable);
@@ -1441,6 +1442,7 @@ look_at_image (void)
     inode_map_unlock_shared (inode);
     blk[i] = m.pblk;
   }
+  file_ino = inode->ino;
   image_close (fs, inode);
   shuffle ();
 }
