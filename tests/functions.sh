@@ -15,6 +15,7 @@
 set -e -u -o pipefail
 export LC_ALL=C
 unset MKE2FS_SYNC MKE2FS_FIRST_META_BG
+export NBDKIT_EXT2_QUIET=1
 PATH=$PATH:/usr/sbin:/sbin
 
 srcdir=$(cd "${srcdir:-$(dirname "${BASH_SOURCE[0]}")}" && pwd)
