@@ -25,6 +25,8 @@ struct call { char op; uint32_t count; uint64_t offset; uint32_t flags;
 
 #define CALLS 64
 
+#define M 4096u
+
 struct plugin {
   nbdkit_next next;             /* first: converted back by a cast */
   struct memdev *md;
@@ -33,6 +35,7 @@ struct plugin {
   unsigned opened;
   struct call calls[CALLS];
   unsigned n;                   /* calls, the first CALLS are kept */
+  uint32_t extent_type;         /* of all extents */
 };
 
 static struct plugin plugin;
@@ -113,6 +116,17 @@ plugin_cache (nbdkit_next *next, uint32_t count, uint64_t offset,
   return 0;
 }
 
+/* One extent, of half of what is asked for. */
+static int
+plugin_extents (nbdkit_next *next, uint32_t count, uint64_t offset,
+                uint32_t flags, struct nbdkit_extents *extents, int *err)
+{
+  note (next, 'e', count, offset, flags, NULL);
+  return nbdkit_add_extent (extents, offset,
+                            count > 2 * M ? count / 2 / M * M : count,
+                            plugin.extent_type);
+}
+
 static int
 plugin_prepare (nbdkit_next *next)
 {
@@ -165,7 +179,7 @@ plugin_init (struct memdev *md, uint32_t minimum)
       .can_fast_zero = yes, .can_extents = yes, .can_fua = native,
       .can_multi_conn = yes, .can_cache = native, .pread = plugin_pread,
       .pwrite = plugin_pwrite, .flush = plugin_flush, .trim = plugin_trim,
-      .zero = plugin_zero, .cache = plugin_cache,
+      .zero = plugin_zero, .cache = plugin_cache, .extents = plugin_extents,
     },
     .md = md, .minimum = minimum, .maximum = 32u << 20,
   };
@@ -222,10 +236,42 @@ nbdkit_add_export (struct nbdkit_exports *exports, const char *name,
   return 0;
 }
 
+struct nbdkit_extents {
+  struct nbdkit_extent one;
+  size_t n;
+};
+
+struct nbdkit_extents *
+nbdkit_extents_new (uint64_t start, uint64_t end)
+{
+  return calloc (1, sizeof (struct nbdkit_extents));
+}
+
+void
+nbdkit_extents_free (struct nbdkit_extents *extents)
+{
+  free (extents);
+}
+
+size_t
+nbdkit_extents_count (const struct nbdkit_extents *extents)
+{
+  return extents->n;
+}
+
+struct nbdkit_extent
+nbdkit_get_extent (const struct nbdkit_extents *extents, size_t i)
+{
+  assert_int_equal (i, 0);
+  return extents->one;
+}
+
 int
 nbdkit_add_extent (struct nbdkit_extents *extents, uint64_t offset,
                    uint64_t length, uint32_t type)
 {
+  extents->one = (struct nbdkit_extent) { offset, length, type };
+  extents->n = 1;
   return 0;
 }
 
@@ -253,7 +299,6 @@ nbdkit_next_context_close (nbdkit_next *next)
 
 /* A plugin with a minimum block size. */
 
-#define M 4096u
 #define SIZE (8u << 20)
 
 static struct device *
@@ -318,15 +363,13 @@ test_minimum_zero (void **state)
   uint32_t i;
 
   image_content ("before", before, SIZE);
-  assert_int_equal (device_zero (dev, count, offset,
-                                 DEVICE_FUA | DEVICE_MAY_TRIM), 0);
+  assert_int_equal (device_zero (dev, count, offset, DEVICE_MAY_TRIM), 0);
   assert_int_equal (plugin.n, 5);
-  assert_call (0, 'z', count - M, 2 * M,
-               NBDKIT_FLAG_FUA | NBDKIT_FLAG_MAY_TRIM);
+  assert_call (0, 'z', count - M, 2 * M, NBDKIT_FLAG_MAY_TRIM);
   assert_call (1, 'r', M, M, 0);
-  assert_call (2, 'w', M, M, NBDKIT_FLAG_FUA);
+  assert_call (2, 'w', M, M, 0);
   assert_call (3, 'r', M, end - 1024, 0);
-  assert_call (4, 'w', M, end - 1024, NBDKIT_FLAG_FUA);
+  assert_call (4, 'w', M, end - 1024, 0);
   assert_memory_equal (now, before, offset);
   for (i = offset; i < end; i++)
     assert_int_equal (now[i], 0);
@@ -340,6 +383,37 @@ test_minimum_zero (void **state)
   assert_int_equal (plugin.n, 1);
   assert_call (0, 'z', 4 * M, M, NBDKIT_FLAG_FAST_ZERO);
   free (before);
+  close_minimum (dev);
+}
+
+/* Storage is asked for where there is none, and only there. */
+static void
+test_reserve (void **state)
+{
+  const uint32_t hole = NBDKIT_EXTENT_HOLE | NBDKIT_EXTENT_ZERO;
+  struct device *dev = open_minimum (M);
+
+  plugin.extent_type = hole;
+  assert_int_equal (device_reserve (dev, 4 * M, 8 * M), 0);
+  assert_int_equal (plugin.n, 4);
+  assert_call (0, 'e', 4 * M, 8 * M, NBDKIT_FLAG_REQ_ONE);
+  assert_call (1, 'z', 2 * M, 8 * M, 0);
+  assert_call (2, 'e', 2 * M, 10 * M, NBDKIT_FLAG_REQ_ONE);
+  assert_call (3, 'z', 2 * M, 10 * M, 0);
+
+  /* What reads as something else must not be zeroed. */
+  plugin.n = 0;
+  plugin.extent_type = NBDKIT_EXTENT_HOLE;
+  assert_int_equal (device_reserve (dev, 2 * M, 8 * M), 0);
+  plugin.extent_type = NBDKIT_EXTENT_ZERO;
+  assert_int_equal (device_reserve (dev, 2 * M, 8 * M), 0);
+  plugin.extent_type = 0;
+  assert_int_equal (device_reserve (dev, 2 * M, 8 * M), 0);
+  assert_int_equal (plugin.n, 3);
+  plugin.n = 0;
+  plugin.extent_type = hole;
+  assert_int_equal (device_reserve (dev, 2 * M, 8 * M + 1024), 0);
+  assert_int_equal (plugin.n, 0);
   close_minimum (dev);
 }
 
@@ -539,6 +613,7 @@ main (void)
   const struct CMUnitTest tests[] = {
     cmocka_unit_test (test_minimum_trim),
     cmocka_unit_test (test_minimum_zero),
+    cmocka_unit_test (test_reserve),
     cmocka_unit_test (test_minimum_pread),
     cmocka_unit_test (test_minimum_pwrite),
     cmocka_unit_test (test_minimum_random),

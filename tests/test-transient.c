@@ -5,8 +5,9 @@
  * client who is told repeats its request, as a virtual machine does that was
  * stopped by the error.  Then all is as if nothing had happened: every
  * request succeeds in the end, every byte is right, the filesystem closes
- * clean, no block is lost, and no error is on record.  For each call and
- * each allocation of the same requests in turn.
+ * clean, no block is lost, no error is on record, and what was flushed would
+ * have been there after a crash.  For each call and each allocation of the
+ * same requests in turn.
  *
  * (Not for flushes: a flush that has failed is not mended by another one.)
  */
@@ -154,6 +155,18 @@ run_requests (struct run *r, const struct fault *f)
   REPEATED (f, filesystem_flush (r->fs));
 }
 
+/* What was flushed is there after a crash, too. */
+static void
+crash (struct run *r)
+{
+  struct memdev *cut = memdev_copy (r->md);
+
+  assert_in_set (image_fsck (cut, "-fp", 1), ((LargestIntegralType[]) { 0, 1 }),
+                 2);
+  image_assert_dump (cut, "f", r->shadow.data, SIZE);
+  memdev_free (cut);
+}
+
 static void
 run_end (struct run *r)
 {
@@ -183,6 +196,7 @@ fail_each (const char *args, const struct fault *f)
     calls = end (&r, f);
     if (n == 1)
       assert_true (calls > 0);
+    crash (&r);
     run_end (&r);
   }
   alarm (0);
