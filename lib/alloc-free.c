@@ -213,6 +213,7 @@ alloc_free_now (struct filesystem *fs, uint64_t blk, uint64_t len)
     blk += p.n;
     len -= p.n;
   }
+  alloc_note_returned (fs);
   return first_error;
 }
 
@@ -268,4 +269,5 @@ alloc_released (struct filesystem *fs, uint64_t blk, uint64_t len)
     blk += p.n;
     len -= p.n;
   }
+  alloc_note_returned (fs);
 }

@@ -17,9 +17,8 @@
 #include "fs.h"
 #include "group.h"
 
-/* inv 3 */
-static bool
-space_for (struct filesystem *fs, uint64_t n)
+bool
+alloc_has_space (struct filesystem *fs, uint64_t n)
 {
   uint64_t have = ext2fs_free_blocks_count (fs->e2->super);
   uint64_t keep = ext2fs_r_blocks_count (fs->e2->super)
@@ -38,9 +37,9 @@ alloc_reserve (struct filesystem *fs, const struct goal *goal, uint32_t want,
 
   lock_assert_held (LOCK_FS);
   memset (r, 0, sizeof *r);
-  if (!space_for (fs, (uint64_t) meta + (want > 0)))
+  if (!alloc_has_space (fs, (uint64_t) meta + (want > 0)))
     return EXT2_ET_BLOCK_ALLOC_FAIL;
-  while (want > 1 && !space_for (fs, (uint64_t) meta + want))
+  while (want > 1 && !alloc_has_space (fs, (uint64_t) meta + want))
     want /= 2;
 
   if (want > 0) {
@@ -73,6 +72,21 @@ unreserve (struct filesystem *fs, const struct reservation *r, uint32_t n,
   group_unhold (fs, g, r->blk - group_first (fs, g), n, release);
 }
 
+static void
+wake_waiting (struct filesystem *fs)
+{
+  if (fs->alloc.waiting > 0)
+    pthread_cond_broadcast (&fs->space_back);
+}
+
+void
+alloc_note_returned (struct filesystem *fs)
+{
+  lock_assert_held (LOCK_FS);
+  atomic_fetch_add_explicit (&fs->alloc.returned, 1, memory_order_relaxed);
+  wake_waiting (fs);
+}
+
 void
 alloc_release (struct filesystem *fs, struct reservation *r)
 {
@@ -80,6 +94,10 @@ alloc_release (struct filesystem *fs, struct reservation *r)
   if (r->len > 0)
     unreserve (fs, r, r->len, true);
   fs->alloc.promised -= (uint64_t) r->len + r->meta;
+  if (r->len > 0 || r->meta > 0)
+    alloc_note_returned (fs);
+  else
+    wake_waiting (fs);          /* nobody may have anything any more */
   memset (r, 0, sizeof *r);
 }
 

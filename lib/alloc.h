@@ -37,6 +37,7 @@
 #ifndef EXT2SERVE_ALLOC_H
 #define EXT2SERVE_ALLOC_H
 
+#include <stdatomic.h>
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -72,6 +73,13 @@ struct allocator {
   uint64_t tree_next;           /* behind the last tree block; 0: none yet */
   uint64_t promised;            /* blocks reserved or promised */
   uint64_t withheld;            /* blocks freed on disk, not to be had yet */
+  unsigned waiting;             /* requests that wait for space */
+
+  /* Rises whenever blocks can be had that could not be before.  [atomic:
+   * FS to write; a request notes it before it searches (reclaim.c)]
+   */
+  _Atomic uint64_t returned;
+
   dgrp_t last_busy;             /* the group whose busy map idles */
   struct free_list pending;     /* freed by the running set */
   size_t prepared;              /* entries that the operation may add */
@@ -123,6 +131,9 @@ goal_in (const struct goal *goal, uint32_t size)
   return goal->lblk & (size - 1);
 }
 
+/* Blocks can be had again: counts that, and wakes who waits for it. */
+extern void alloc_note_returned (struct filesystem *fs);
+
 /* Blocks have become free: forget that searches found none. */
 extern void alloc_search_again (struct filesystem *fs);
 
@@ -150,6 +161,9 @@ extern errcode_t alloc_find (struct filesystem *fs, const struct goal *goal,
 extern errcode_t alloc_reserve (struct filesystem *fs, const struct goal *goal,
                                 uint32_t want, uint32_t meta,
                                 struct reservation *r);
+
+/* Are N blocks left that nobody has been promised (inv 3)? */
+extern bool alloc_has_space (struct filesystem *fs, uint64_t n);
 
 /* Gives back what is left of R. */
 extern void alloc_release (struct filesystem *fs, struct reservation *r);

@@ -469,22 +469,6 @@ filesystem_commit_tid (struct filesystem *fs, uint64_t tid)
   return filesystem_flush (fs);
 }
 
-bool
-filesystem_reclaim (struct filesystem *fs, uint64_t since)
-{
-  bool worth;
-
-  lock_acquire (&fs->lock);
-  worth = fs->alloc.pending.count > 0 || fs->freeing;
-  lock_release (&fs->lock);
-  if (!worth)
-    return atomic_load (&fs->committed_tid) != since;
-  if (filesystem_flush (fs) != 0)
-    return false;
-  syncer_drain (fs);
-  return true;
-}
-
 void
 filesystem_balance (struct filesystem *fs)
 {

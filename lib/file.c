@@ -177,7 +177,8 @@ file_read (struct inode *inode, void *buf, uint64_t count, uint64_t offset)
 /* *DONE is how far it got, also on error.  Locks: INODE shared. */
 static errcode_t
 write_locked (struct inode *inode, const uint8_t *buf, uint64_t count,
-              uint64_t offset, unsigned flags, uint64_t *done)
+              uint64_t offset, unsigned flags, uint64_t *done,
+              struct shortage *space)
 {
   const unsigned fua = flags & FILE_FUA ? DEVICE_FUA : 0;
   struct extent_at at;
@@ -195,8 +196,10 @@ write_locked (struct inode *inode, const uint8_t *buf, uint64_t count,
       n = at.count;
       err = device_pwrite (inode->fs->dev, p, n, at.dev_offset, fua);
     }
-    else
+    else {
+      filesystem_note_space (inode->fs, space);
       err = fill (inode, FILL_DATA, p, at.count, o, &n);
+    }
     if (err)
       return err;
   }
@@ -207,10 +210,9 @@ errcode_t
 file_write (struct inode *inode, const void *buf, uint64_t count,
             uint64_t offset, unsigned flags)
 {
-  const uint64_t since = atomic_load (&inode->fs->committed_tid);
+  struct shortage space = { 0 };
   spread_range *range;
   uint64_t done = 0;
-  bool retried = false;
   errcode_t err;
 
   if ((err = check_range (inode, count, offset)) ||
@@ -221,11 +223,10 @@ file_write (struct inode *inode, const void *buf, uint64_t count,
   else {
     do {
       range = inode_lock_shared (inode, offset, count);
-      err = write_locked (inode, buf, count, offset, flags, &done);
+      err = write_locked (inode, buf, count, offset, flags, &done, &space);
       inode_unlock_shared (inode, range);
-      /* Blocks freed earlier come back with a commit. */
-    } while (err == EXT2_ET_BLOCK_ALLOC_FAIL && !retried &&
-             (retried = filesystem_reclaim (inode->fs, since)));
+    } while (err == EXT2_ET_BLOCK_ALLOC_FAIL &&
+             filesystem_reclaim (inode->fs, &space));
     note_times (inode);
   }
   return finish_change (inode, err, flags);
@@ -552,7 +553,7 @@ errcode_t
 file_zero (struct inode *inode, uint64_t count, uint64_t offset,
            unsigned flags)
 {
-  const uint64_t since = atomic_load (&inode->fs->committed_tid);
+  struct shortage space = { 0 };
   errcode_t err;
 
   if ((err = check_range (inode, count, offset)) ||
@@ -569,10 +570,11 @@ file_zero (struct inode *inode, uint64_t count, uint64_t offset,
   if (inode->kind == INLINE_DATA)
     err = write_inline (inode, NULL, count, offset);
   else {
-    err = zero_mapped (inode, count, offset, flags);
-    if (err == EXT2_ET_BLOCK_ALLOC_FAIL &&
-        filesystem_reclaim (inode->fs, since))
+    do {
+      filesystem_note_space (inode->fs, &space);
       err = zero_mapped (inode, count, offset, flags);
+    } while (err == EXT2_ET_BLOCK_ALLOC_FAIL &&
+             filesystem_reclaim (inode->fs, &space));
     note_times (inode);
   }
   if (!err && (flags & FILE_FUA)) {

@@ -205,10 +205,9 @@ filesystem_free (struct filesystem *fs)
   syszone_free (&fs->zones);
   mcache_free (fs->mc);
   lock_destroy (&fs->lock);
+  pthread_cond_destroy (&fs->space_back);
   lock_destroy (&fs->icache_lock);
-  lock_destroy (&fs->syncer.lock);
-  pthread_cond_destroy (&fs->syncer.wanted);
-  pthread_cond_destroy (&fs->syncer.done);
+  syncer_fini (&fs->syncer);
   journal_free (fs->journal);
   overlay_free (fs->overlay);
   free (fs);
@@ -228,11 +227,10 @@ filesystem_new (struct device *dev, const struct super_verdict *v,
   while ((1u << fs->block_bits) < fs->block_size)
     fs->block_bits++;
   fs->running_tid = 1;
-  lock_init (&fs->syncer.lock, LOCK_SYNC);
-  pthread_cond_init (&fs->syncer.wanted, NULL);
-  pthread_cond_init (&fs->syncer.done, NULL);
+  syncer_init (&fs->syncer);
   lock_init (&fs->icache_lock, LOCK_ICACHE);
   lock_init (&fs->lock, LOCK_FS);
+  lock_cond_init (&fs->space_back);
   fs->mc = mcache_new (dev, fs->block_size, cache_size);
   if (fs->mc && commit_init (fs) == 0)
     return fs;

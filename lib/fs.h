@@ -74,6 +74,8 @@ struct filesystem {
   struct super_writer sw;       /* [its own SUPER] */
 
   struct lock lock;             /* FS: the rest */
+  pthread_cond_t space_back;    /* alloc.returned or alloc.promised has
+                                   changed */
   ext2_filsys e2;               /* [FS] */
   uint64_t running_tid;         /* [FS] changes made now belong to it */
   bool changed;                 /* [FS] the running set holds changes */
@@ -164,11 +166,27 @@ extern void filesystem_abort_at (struct filesystem *fs, const char *func,
                                  unsigned line, const char *why,
                                  errcode_t err);
 
-/* Space has run out.  Is it worth trying again, because freed blocks
- * come back with a commit (done here), or came back since committed_tid
- * was SINCE?  Locks: none held.
+/* What a request that may find no space has to remember, all zeros at
+ * first.
  */
-extern bool filesystem_reclaim (struct filesystem *fs, uint64_t since);
+struct shortage {
+  uint64_t since;               /* alloc.returned before its last search */
+  uint64_t until;               /* when it stops trying, clock_us ();
+                                   0: it has not begun to */
+};
+
+/* Before each search. */
+static inline void
+filesystem_note_space (struct filesystem *fs, struct shortage *s)
+{
+  s->since = atomic_load (&fs->alloc.returned);
+}
+
+/* The search has found no space.  Is it worth trying again, because some
+ * has come back since (reclaim.c)?  Waits for what is on its way.  Locks:
+ * none held.
+ */
+extern bool filesystem_reclaim (struct filesystem *fs, struct shortage *s);
 
 /* Commit if the running set has grown large.  Called by writers when
  * they hold no lock.

@@ -36,7 +36,8 @@
  * - Waiting for other requests is done on condition variables: for a
  *   filesystem that is being opened or closed with no other lock held;
  *   for a fill in progress with at most INODE shared, which that fill
- *   has too and does not need more of; for a sync as said above.
+ *   has too and does not need more of; for space that other requests have
+ *   reserved with no other lock held (reclaim.c); for a sync as said above.
  *
  * In debug builds (EXT2_DEBUG_CHECKS) every acquisition is checked
  * against the order, and functions named *_locked assert their lock.
@@ -48,7 +49,9 @@
 #include <assert.h>
 #include <pthread.h>
 #include <stdbool.h>
+#include <stdint.h>
 #include <stdlib.h>
+#include <time.h>
 
 enum lock_rank {
   LOCK_REGISTRY,
@@ -171,6 +174,33 @@ lock_wait (pthread_cond_t *cond, struct lock *l)
   lock_note_release (l->rank);
   pthread_cond_wait (cond, &l->mutex);
   lock_note_acquire (l->rank);
+}
+
+/* For a COND that is waited on by lock_wait_until. */
+static inline void
+lock_cond_init (pthread_cond_t *cond)
+{
+  pthread_condattr_t attr;
+
+  pthread_condattr_init (&attr);
+  pthread_condattr_setclock (&attr, CLOCK_MONOTONIC);
+  pthread_cond_init (cond, &attr);
+  pthread_condattr_destroy (&attr);
+}
+
+/* The same until then (clock.h) at the latest; false: it is later. */
+static inline bool
+lock_wait_until (pthread_cond_t *cond, struct lock *l, uint64_t until)
+{
+  const struct timespec ts = {
+    (time_t) (until / 1000000), (long) (until % 1000000 * 1000),
+  };
+  int r;
+
+  lock_note_release (l->rank);
+  r = pthread_cond_timedwait (cond, &l->mutex, &ts);
+  lock_note_acquire (l->rank);
+  return r == 0;
 }
 
 static inline void

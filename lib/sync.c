@@ -58,10 +58,10 @@ end_idle (struct syncer *s, bool more)
 {
   LOCK_FOR_SCOPE (&s->lock);
   s->more = more;
-  if (!more) {
+  if (!more)
     s->drained++;
+  if (s->draining > 0)
     pthread_cond_broadcast (&s->done);
-  }
 }
 
 static void *
@@ -84,6 +84,22 @@ sync_thread (void *arg)
       return NULL;
     }
   }
+}
+
+void
+syncer_init (struct syncer *s)
+{
+  lock_init (&s->lock, LOCK_SYNC);
+  pthread_cond_init (&s->wanted, NULL);
+  pthread_cond_init (&s->done, NULL);
+}
+
+void
+syncer_fini (struct syncer *s)
+{
+  lock_destroy (&s->lock);
+  pthread_cond_destroy (&s->wanted);
+  pthread_cond_destroy (&s->done);
 }
 
 errcode_t
@@ -113,7 +129,9 @@ syncer_wait (struct filesystem *fs)
 }
 
 void
-syncer_drain (struct filesystem *fs)
+syncer_drain_until (struct filesystem *fs,
+                    bool (*enough) (struct filesystem *, const void *),
+                    const void *opaque)
 {
   struct syncer *s = &fs->syncer;
   uint64_t before;
@@ -122,9 +140,23 @@ syncer_drain (struct filesystem *fs)
   LOCK_FOR_SCOPE (&s->lock);
   before = s->drained;
   s->draining++;
-  while (s->more && s->drained == before)
+  while (s->more && s->drained == before && !enough (fs, opaque))
     lock_wait (&s->done, &s->lock);
   s->draining--;
+}
+
+static bool
+never (struct filesystem *fs, const void *opaque)
+{
+  (void) fs;
+  (void) opaque;
+  return false;
+}
+
+void
+syncer_drain (struct filesystem *fs)
+{
+  syncer_drain_until (fs, never, NULL);
 }
 
 errcode_t

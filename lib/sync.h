@@ -35,7 +35,8 @@ struct syncer {
 
   struct lock lock;             /* SYNC */
   pthread_cond_t wanted;        /* requested or stop has changed */
-  pthread_cond_t done;          /* completed or more has changed */
+  pthread_cond_t done;          /* completed or drained has changed, or a
+                                   piece of the rest been done */
   uint64_t requested;           /* [SYNC] */
   uint64_t completed;           /* [SYNC] */
   errcode_t error;              /* [SYNC] of the last sync */
@@ -47,6 +48,8 @@ struct syncer {
   bool stop;                    /* [SYNC] */
 };
 
+extern void syncer_init (struct syncer *s);
+extern void syncer_fini (struct syncer *s);
 extern errcode_t syncer_start (struct filesystem *fs);
 
 /* A whole sync, started after this call, has ended; its result.  Locks:
@@ -59,6 +62,14 @@ extern errcode_t syncer_wait (struct filesystem *fs);
  * Locks: none held.
  */
 extern void syncer_drain (struct filesystem *fs);
+
+/* The same, but at most until ENOUGH, which is asked again and again and
+ * may take FS, says that it is.  Locks: none held.
+ */
+extern void syncer_drain_until (struct filesystem *fs,
+                                bool (*enough) (struct filesystem *fs,
+                                                const void *opaque),
+                                const void *opaque);
 
 /* Lets the thread make the last commits and end; their result.  Nobody
  * may be in syncer_wait.

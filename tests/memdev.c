@@ -234,6 +234,23 @@ memdev_hold_byte (struct memdev *md, uint8_t byte)
   atomic_store (&md->hold_byte, byte);
 }
 
+static void
+stay_if_trim (struct memdev *md)
+{
+  if (!atomic_load_explicit (&md->hold_trims, memory_order_relaxed))
+    return;
+  atomic_store (&md->held, true);
+  while (atomic_load (&md->hold_trims))
+    usleep (100);
+}
+
+void
+memdev_hold_trims (struct memdev *md, bool hold)
+{
+  atomic_store (&md->held, false);
+  atomic_store (&md->hold_trims, hold);
+}
+
 void
 memdev_wait_held (struct memdev *md)
 {
@@ -317,6 +334,7 @@ md_trim (struct device *dev, uint32_t count, uint64_t offset)
     abort ();
   if (err)
     return err;
+  stay_if_trim (md);
   n = log_begin (md, MEMDEV_TRIM, NULL, count, offset, 0);
   if (md->trim_discards)
     set (md, offset, MEMDEV_TRIMMED, count);

@@ -56,6 +56,7 @@ struct memdev {
 
   _Atomic uint64_t hold;        /* see memdev_hold; 0: none */
   atomic_uint hold_byte;        /* see memdev_hold_byte; 0: none */
+  atomic_bool hold_trims;       /* see memdev_hold_trims */
   atomic_bool held;             /* one stays */
 
   _Atomic uint64_t calls[MEMDEV_CALLS];
@@ -97,6 +98,9 @@ extern void memdev_hold (struct memdev *md, uint64_t offset);
 
 /* The same for writes of this byte. */
 extern void memdev_hold_byte (struct memdev *md, uint8_t byte);
+
+/* The same for all trims. */
+extern void memdev_hold_trims (struct memdev *md, bool hold);
 
 /* Wait until there is such a call. */
 extern void memdev_wait_held (struct memdev *md);

@@ -239,7 +239,8 @@ test_fragmented (void **state)
       assert_ok (file_write (g, data, PIECE, i, 0));
     for (i = 0; i < SIZE; i += step)
       assert_ok (file_trim (g, step - 1024, i, 0));
-    assert_true (filesystem_reclaim (fs, atomic_load (&fs->committed_tid)));
+    assert_ok (filesystem_flush (fs));
+    syncer_drain (fs);
     for (i = 0; i < blocks; i++)
       assert_ok (file_write (f, data, 1024,
                              scattered_block (i, blocks) * 1024, 0));
@@ -292,7 +293,8 @@ test_trimmed (void **state)
   assert_ok (file_trim (f, PIECE, 40 * MIB + PIECE, 0));
   assert_true (layout_of (f).runs > before.runs);
   /* Until then the old blocks are not to be had. */
-  assert_true (filesystem_reclaim (fs, atomic_load (&fs->committed_tid)));
+  assert_ok (filesystem_flush (fs));
+  syncer_drain (fs);
   for (i = 0; i < 5 * MIB / PIECE; i++)
     assert_ok (file_write (f, data, PIECE, 20 * MIB + i * PIECE, 0));
   assert_ok (file_write (f, data, PIECE, 40 * MIB + PIECE, 0));
