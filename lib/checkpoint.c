@@ -7,8 +7,8 @@
  * by block number; a commit merges its own into it.  So many commits of
  * the same few blocks, as flushes bring them, cost one write in place.
  *
- * A checkpoint goes once through the array, in pieces, so that a flush
- * need not wait for all of it.  It is about the transactions that were in
+ * A checkpoint goes once through the array, in pieces of one write each, so
+ * that a flush need not wait for all of it.  It is about the transactions that were in
  * the log when it began.  A commit in between may replace a copy that it
  * has not come to by one of a later transaction, and then writes that; or
  * one that it has written; or revoke the block.  Either way the later
@@ -35,8 +35,8 @@
  */
 #define MANY_LOGGED ((size_t) 16 << 20)
 
-/* A piece of it, in bytes. */
-#define PIECE ((size_t) 1 << 20)
+/* A piece of it at most, in bytes: what is one write. */
+#define PIECE COMMIT_BATCH
 
 errcode_t
 checkpoint_prepare (struct log *log, size_t blocks)
@@ -147,17 +147,28 @@ find (const struct frozen_set *set, uint64_t blkno)
   return lo;
 }
 
+/* How many neighbours there are from index FROM on, up to MOST. */
+static size_t
+count_neighbours (const struct frozen_set *set, size_t from, size_t most)
+{
+  const struct frozen_block *b = set->blocks + from;
+  size_t n = 0;
+
+  while (n < most && from + n < set->count && b[n].blkno == b[0].blkno + n)
+    n++;
+  return n;
+}
+
 /* *DONE: there was nothing left to write. */
 static errcode_t
 write_piece (struct filesystem *fs, struct log *log, bool *done)
 {
   struct frozen_set *all = &log->logged, piece;
   const size_t from = find (all, log->checkpoint.next);
-  const size_t most = PIECE / fs->block_size;
   errcode_t err;
 
   piece.blocks = all->blocks + from;
-  piece.count = all->count - from < most ? all->count - from : most;
+  piece.count = count_neighbours (all, from, PIECE / fs->block_size);
   *done = piece.count == 0;
   if (*done)
     return 0;

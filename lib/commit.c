@@ -47,6 +47,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "clock.h"
 #include "commit.h"
 #include "errors.h"
 #include "extent-node.h"
@@ -381,8 +382,8 @@ checkpoint (struct filesystem *fs,
   return err;
 }
 
-bool
-commit_idle (struct filesystem *fs)
+static bool
+rest_once (struct filesystem *fs)
 {
   bool more = false;
 
@@ -390,6 +391,25 @@ commit_idle (struct filesystem *fs)
     more = checkpoint (fs, checkpoint_some) == 0 &&
       checkpoint_due (fs, fs->log);
   return commit_release_some (fs) || more;
+}
+
+bool
+commit_rest (struct filesystem *fs, uint64_t time)
+{
+  const uint64_t until = clock_us () + time;
+  bool more;
+
+  do
+    more = rest_once (fs);
+  while (more && clock_us () < until);
+  return more;
+}
+
+bool
+commit_is_behind (const struct filesystem *fs)
+{
+  return fs->releasing.count > fs->most_releasing / 2 ||
+    (fs->log && fs->log->used > fs->log->capacity / 4 * 3);
 }
 
 /* The last of all. */

@@ -22,10 +22,14 @@ extern void commit_fini (struct filesystem *fs);
 /* Commits the running set; with nothing in it, flushes the device. */
 extern errcode_t commit_sync (struct filesystem *fs);
 
-/* What can be done when no sync is wanted: checkpoint, make blocks that
- * commits have freed usable again.  A piece of it; true if there is more.
+/* What is to be done besides: checkpoint, make blocks that commits have
+ * freed usable again.  A piece of it: a call to the device or two, and more
+ * of them until so many microseconds have passed.  True if there is more.
  */
-extern bool commit_idle (struct filesystem *fs);
+extern bool commit_rest (struct filesystem *fs, uint64_t time);
+
+/* Is so much of that left that it should not be put off? */
+extern bool commit_is_behind (const struct filesystem *fs);
 
 /* Commits and checkpoints until nothing is left, then restores the
  * superblock's state.  For closing: nobody else uses FS.
@@ -70,7 +74,9 @@ extern errcode_t commit_reserve_freed (struct filesystem *fs, size_t ranges);
 extern void commit_queue_freed (struct filesystem *fs,
                                 struct free_list *freed);
 
-/* Releases some of them; true if there are more. */
+/* Releases some of one range, as the device takes it in one call; true if
+ * there are more.
+ */
 extern bool commit_release_some (struct filesystem *fs);
 
 #endif /* EXT2SERVE_COMMIT_H */

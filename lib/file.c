@@ -295,6 +295,7 @@ unmap (struct inode *inode, uint64_t start, uint64_t end, uint64_t *done)
   errcode_t err = 0;
 
   while (start < end && !err) {
+    filesystem_pace_frees (fs);
     err = skip_hole (inode, &start, end);
     if (err || start >= end)
       break;

@@ -227,6 +227,7 @@ filesystem_new (struct device *dev, const struct super_verdict *v,
   while ((1u << fs->block_bits) < fs->block_size)
     fs->block_bits++;
   fs->running_tid = 1;
+  fs->most_releasing = MOST_RELEASING;
   syncer_init (&fs->syncer);
   lock_init (&fs->icache_lock, LOCK_ICACHE);
   lock_init (&fs->lock, LOCK_FS);

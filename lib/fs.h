@@ -63,6 +63,9 @@ struct filesystem {
   bool troubled;                /* [the sync thread's] metadata could not
                                    be written, and it has been said */
   struct free_list releasing;   /* [the sync thread's] freed, committed */
+  size_t most_releasing;        /* [constant] so many ranges of it, then
+                                   nobody should free more */
+  atomic_bool behind;           /* there are more.  [atomic: a hint] */
 
   struct syncer syncer;         /* [its own SYNC] */
   struct mmp *mmp;              /* [constant] NULL: without the feature, or
@@ -193,6 +196,11 @@ extern bool filesystem_reclaim (struct filesystem *fs, struct shortage *s);
  */
 extern void filesystem_balance (struct filesystem *fs);
 
+/* The same before more is freed; also waits while the device is behind with
+ * what was freed before.
+ */
+extern void filesystem_pace_frees (struct filesystem *fs);
+
 /* Longest run of neighbouring metadata blocks in one write.  Bytes. */
 #define COMMIT_BATCH ((size_t) 1 << 20)
 
@@ -201,6 +209,9 @@ extern void filesystem_balance (struct filesystem *fs);
  */
 #define LARGE_DIRTY ((size_t) 16 << 20)
 #define LARGE_FREES ((size_t) 1 << 16)
+
+/* See most_releasing. */
+#define MOST_RELEASING (4 * LARGE_FREES)
 
 /* Is [BLK, BLK+COUNT) where a file's blocks may be? */
 extern bool filesystem_valid_data (const struct filesystem *fs,

@@ -147,8 +147,8 @@ extern void checkpoint_add (struct filesystem *fs, struct log *log,
 extern bool checkpoint_due (const struct filesystem *fs,
                             const struct log *log);
 
-/* Does a piece of one; commits may come in between.  After an error the
- * next call goes on from there.
+/* Does a piece of one, of a write as a rule; commits may come in between.
+ * After an error the next call goes on from there.
  */
 extern errcode_t checkpoint_some (struct filesystem *fs, struct log *log);
 

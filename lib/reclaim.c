@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /* SPDX-FileCopyrightText: 2026 the nbdkit-ext2 authors */
 
-/* What a request does that has found no space.
+/* What a request does that has found no space; or that is about to free
+ * some.
  *
  * It may only answer so if there was none at one moment, and none was on
  * its way.  Space comes back
@@ -85,4 +86,19 @@ filesystem_reclaim (struct filesystem *fs, struct shortage *s)
     syncer_drain_until (fs, enough_is_released, s);
   wait_for_others (fs, s);
   return atomic_load (&fs->alloc.returned) != s->since;
+}
+
+static bool
+has_caught_up (struct filesystem *fs, const void *opaque)
+{
+  (void) opaque;
+  return !atomic_load (&fs->behind);
+}
+
+void
+filesystem_pace_frees (struct filesystem *fs)
+{
+  filesystem_balance (fs);
+  if (atomic_load_explicit (&fs->behind, memory_order_relaxed))
+    syncer_drain_until (fs, has_caught_up, NULL);
 }

@@ -2,8 +2,12 @@
 /* SPDX-FileCopyrightText: 2026 the nbdkit-ext2 authors */
 
 /* Blocks whose freeing has become durable: the device is told, and they
- * can be had again.  The sync thread's, when it has nothing more urgent
- * to do, a few at a time.
+ * can be had again.  By the sync thread, a call to the device at a time,
+ * so that it can look for other work.
+ *
+ * The device may be slower than those who free.  Then the list grows, the
+ * thread takes more time for it (commit_is_behind), and in the end those who
+ * free have to wait: as for the device itself, if it were theirs.
  */
 
 #include <config.h>
@@ -16,13 +20,15 @@
 #include "commit.h"
 #include "fs.h"
 
-/* How much of it to do before looking for other work again; and so many
- * times that when so many ranges wait, because the list must not grow
- * without end while syncs go first (sync.c).
- */
-#define RELEASE_RANGES 64
-#define RELEASE_BLOCKS 65536
-#define RELEASE_SHARE(waiting) (1 + (waiting) / 512)
+/* The device takes so much in one call (device.c).  Bytes. */
+#define ONE_CALL (UINT64_C (64) << 20)
+
+/* Whoever frees more has to wait meanwhile (reclaim.c). */
+static void
+note_length (struct filesystem *fs)
+{
+  atomic_store (&fs->behind, fs->releasing.count > fs->most_releasing);
+}
 
 errcode_t
 commit_reserve_freed (struct filesystem *fs, size_t ranges)
@@ -51,6 +57,7 @@ commit_queue_freed (struct filesystem *fs, struct free_list *freed)
     memcpy (l->ranges + l->count, freed->ranges,
             freed->count * sizeof *freed->ranges);
   l->count += freed->count;
+  note_length (fs);
 }
 
 static void
@@ -73,20 +80,17 @@ bool
 commit_release_some (struct filesystem *fs)
 {
   struct free_list *l = &fs->releasing;
-  const uint64_t share = RELEASE_SHARE (l->count);
-  uint64_t ranges = 0, blocks = 0;
 
-  while (l->count > 0 && ranges < RELEASE_RANGES * share &&
-         blocks < RELEASE_BLOCKS * share) {
+  if (l->count > 0) {
+    const uint64_t most = ONE_CALL >> fs->block_bits;
     struct free_range *r = &l->ranges[l->count - 1];
-    uint64_t n = r->len < RELEASE_BLOCKS ? r->len : RELEASE_BLOCKS;
+    uint64_t n = r->len < most ? r->len : most;
 
     release_range (fs, r->blk + r->len - n, n);
     r->len -= n;
     if (r->len == 0)
       l->count--;
-    ranges++;
-    blocks += n;
+    note_length (fs);
   }
   if (l->count > 0)
     return true;

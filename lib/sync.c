@@ -7,39 +7,49 @@
 
 #include <errno.h>
 
+#include "clock.h"
 #include "commit.h"
 #include "fs.h"
 #include "sync.h"
 #include "thread.h"
 
-enum work { SYNC, IDLE, STOP };
+enum work { SYNC, REST, STOP };
 
-/* So many syncs may go before the rest. */
-#define MOST_PUT_OFF 8
+/* A piece of the rest is never planned to take longer.  Microseconds. */
+#define LONGEST_REST UINT64_C (100000)
 
-/* Locks: SYNC. */
-static bool
-rest_is_urgent (const struct syncer *s)
+/* Its part of the time when it is not urgent: one in so many. */
+#define REST_SHARE 8
+
+/* How long the next piece of the rest may take.  Locks: SYNC. */
+static uint64_t
+time_for_rest (struct filesystem *fs)
 {
-  return s->more && (s->draining > 0 || s->put_off >= MOST_PUT_OFF);
+  const struct syncer *s = &fs->syncer;
+  const uint64_t all = s->took < LONGEST_REST ? s->took : LONGEST_REST;
+
+  return s->draining > 0 || commit_is_behind (fs) ? all : all / REST_SHARE;
 }
 
-/* Wait for work.  A sync comes first as a rule, the rest when there is
- * time.
+/* Wait for work: syncs and pieces of the rest take turns as long as both
+ * are there.
  */
 static enum work
-next_work (struct syncer *s, uint64_t *target)
+next_work (struct filesystem *fs, uint64_t *target, uint64_t *time)
 {
+  struct syncer *s = &fs->syncer;
+
   LOCK_FOR_SCOPE (&s->lock);
   while (s->requested == s->completed && !s->more && !s->stop)
     lock_wait (&s->wanted, &s->lock);
   *target = s->requested;
-  if (s->requested != s->completed && !rest_is_urgent (s)) {
-    s->put_off++;
+  if (s->requested != s->completed && !(s->more && s->rest_is_next)) {
+    s->rest_is_next = true;
     return SYNC;
   }
-  s->put_off = 0;
-  return s->stop ? STOP : IDLE;
+  s->rest_is_next = false;
+  *time = time_for_rest (fs);
+  return s->stop ? STOP : REST;
 }
 
 /* A sync may leave something to do: a checkpoint, freed blocks. */
@@ -54,7 +64,7 @@ end_sync (struct syncer *s, uint64_t target, errcode_t err)
 }
 
 static void
-end_idle (struct syncer *s, bool more)
+end_rest (struct syncer *s, bool more)
 {
   LOCK_FOR_SCOPE (&s->lock);
   s->more = more;
@@ -64,20 +74,30 @@ end_idle (struct syncer *s, bool more)
     pthread_cond_broadcast (&s->done);
 }
 
+static errcode_t
+timed_sync (struct filesystem *fs)
+{
+  const uint64_t start = clock_us ();
+  errcode_t err = commit_sync (fs);
+
+  fs->syncer.took = clock_us () - start;
+  return err;
+}
+
 static void *
 sync_thread (void *arg)
 {
   struct filesystem *fs = arg;
   struct syncer *s = &fs->syncer;
-  uint64_t target;
+  uint64_t target, time;
 
   for (;;) {
-    switch (next_work (s, &target)) {
+    switch (next_work (fs, &target, &time)) {
     case SYNC:
-      end_sync (s, target, commit_sync (fs));
+      end_sync (s, target, timed_sync (fs));
       break;
-    case IDLE:
-      end_idle (s, commit_idle (fs));
+    case REST:
+      end_rest (s, commit_rest (fs, time));
       break;
     case STOP:
       end_sync (s, target, commit_last (fs));

@@ -8,10 +8,14 @@
  * a call when *that* connection hangs up.  A commit is made for
  * everybody and must not die with the client who happened to ask.
  *
- * In between, it checkpoints, and gives freed blocks back to the device
- * and the allocator.  That waits while syncs are wanted, but not for ever:
- * a piece of it comes first when several syncs have gone before it, or
- * when somebody waits for it (syncer_drain) because space has run out.
+ * The rest of its work is to checkpoint, and to give freed blocks back to
+ * the device and the allocator.  Between two syncs a piece of that has its
+ * turn, so it goes on under a steady load of flushes too; and it is no
+ * longer than an eighth of the time that the sync before took, or all of
+ * that time when somebody waits for it (syncer_drain), or the log or the
+ * list of freed blocks has grown long.  A piece is at least one call to the
+ * device, which cannot be cut short.  So a flush waits for the sync under
+ * way if there is one, for about as long again, and for its own.
  *
  * A sync covers what was done before it *started*.  So callers that come
  * while one is under way all wait for the next, and share it.
@@ -40,12 +44,15 @@ struct syncer {
   uint64_t requested;           /* [SYNC] */
   uint64_t completed;           /* [SYNC] */
   errcode_t error;              /* [SYNC] of the last sync */
-  bool more;                    /* [SYNC] something is left to do, when
-                                   no sync is wanted (commit_idle) */
-  unsigned put_off;             /* [SYNC] syncs since it had its turn */
+  bool more;                    /* [SYNC] some of the rest is left to do */
   unsigned draining;            /* [SYNC] how many wait for it */
   uint64_t drained;             /* [SYNC] times that nothing was left */
   bool stop;                    /* [SYNC] */
+
+  bool rest_is_next;            /* [the sync thread's] it comes before a
+                                   sync now */
+  uint64_t took;                /* [the sync thread's] by the last sync, in
+                                   microseconds */
 };
 
 extern void syncer_init (struct syncer *s);

@@ -87,6 +87,8 @@ enter (struct memdev *md, enum memdev_call call)
 
   atomic_fetch_add_explicit (&md->calls[call], 1, memory_order_relaxed);
   dawdle (md);
+  if (md->before)
+    md->before (md->opaque, call);
   if (!(md->fail_mask & MEMDEV_MASK (call)))
     return 0;
   n = atomic_fetch_add_explicit (&md->fail_seen, 1, memory_order_relaxed) + 1;

@@ -59,6 +59,10 @@ struct memdev {
   atomic_bool hold_trims;       /* see memdev_hold_trims */
   atomic_bool held;             /* one stays */
 
+  /* Called by every call when it begins, with OPAQUE; may wait. */
+  void (*before) (void *opaque, enum memdev_call call);
+  void *opaque;
+
   _Atomic uint64_t calls[MEMDEV_CALLS];
 
   unsigned fail_mask;           /* which calls may fail */

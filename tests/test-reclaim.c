@@ -130,10 +130,10 @@ go_on_and_join (struct request *r)
 }
 
 static void
-fill_up (struct inode *inode)
+fill_up (struct inode *inode, uint64_t at)
 {
   static const uint8_t data[64 * BLOCK] = { 1 };
-  uint64_t at = 0, n = sizeof data;
+  uint64_t n = sizeof data;
   errcode_t err;
 
   while (n > 0) {
@@ -155,7 +155,7 @@ released (const char *args, bool zero)
   struct request r;
 
   setup_init (&s, args);
-  fill_up (s.f);
+  fill_up (s.f, 0);
   assert_ok (file_trim (s.f, 1 << 20, 0, 0));
   memdev_hold_trims (s.md, true);
   assert_ok (filesystem_flush (s.fs));
@@ -188,7 +188,7 @@ leave_free (struct setup *s, uint64_t n)
 {
   uint64_t left;
 
-  fill_up (s->f);
+  fill_up (s->f, 0);
   lock_acquire (&s->fs->lock);
   left = ext2fs_free_blocks_count (s->fs->e2->super);
   lock_release (&s->fs->lock);
@@ -323,6 +323,51 @@ test_awaited_in_vain (void **state)
   setup_free (&s);
 }
 
+/* So many trims may begin; the others wait. */
+static atomic_int trims_allowed;
+
+static void
+hold_back_trims (void *opaque, enum memdev_call call)
+{
+  (void) opaque;
+  if (call != MEMDEV_TRIM)
+    return;
+  while (atomic_load (&trims_allowed) <= 0)
+    usleep (100);
+  atomic_fetch_sub (&trims_allowed, 1);
+}
+
+/* Nobody waits for all that has been freed, who needs little of it. */
+static void
+enough (const char *args)
+{
+  struct setup s;
+  struct request r = { .count = BLOCK };
+  unsigned i;
+
+  setup_init (&s, args);
+  r.inode = s.g;
+  fill_up (s.f, 0);
+  fill_up (s.g, SIZE / 2);
+  for (i = 0; i < 100; i++)
+    assert_ok (file_trim (s.f, BLOCK, (UINT64_C (2) * i + 1) * BLOCK, 0));
+  atomic_store (&trims_allowed, 20);
+  s.md->before = hold_back_trims;
+  start (&r);
+  pthread_join (r.thread, NULL);
+  assert_ok (r.err);
+  atomic_store (&trims_allowed, 1000);
+  setup_free (&s);
+}
+
+static void
+test_enough (void **state)
+{
+  (void) state;
+  enough (JOURNAL);
+  enough (NO_JOURNAL);
+}
+
 int
 main (void)
 {
@@ -331,6 +376,7 @@ main (void)
     cmocka_unit_test (test_given_back),
     cmocka_unit_test (test_awaited),
     cmocka_unit_test (test_awaited_in_vain),
+    cmocka_unit_test (test_enough),
   };
 
   image_init ();
