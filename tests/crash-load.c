@@ -326,7 +326,7 @@ crash_history_free (struct crash_history *h)
 
 /* As files. */
 
-static void
+static void __attribute__ ((__noreturn__))
 die (const char *what, const char *name)
 {
   fprintf (stderr, "%s %s: %s\n", what, name, strerror (errno));

@@ -236,4 +236,5 @@ static struct nbdkit_plugin plugin = {
   .errno_is_preserved = 1,
 };
 
+NBDKIT_DLL_PUBLIC extern struct nbdkit_plugin *plugin_init (void);
 NBDKIT_REGISTER_PLUGIN (plugin)

@@ -138,7 +138,7 @@ one_request (struct run *r)
     break;
   case 7:
     flags |= FILE_MAY_TRIM;
-    /* fall through */
+    __attribute__ ((__fallthrough__));
   case 8:
     err = file_zero (r->inode, count, offset, flags);
     note (r, err, zeros, count, offset, flags);

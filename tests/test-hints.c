@@ -83,7 +83,7 @@ look_all_up (struct inode *inode, uint64_t step)
     inode_map_unlock_shared (inode);
     if (!same (&m, &want))
       fail_msg ("block %u: state %d at %llu for %d at %llu", (unsigned) lblk,
-                m.state, (unsigned long long) m.pblk, want.state,
+                (int) m.state, (unsigned long long) m.pblk, (int) want.state,
                 (unsigned long long) want.pblk);
   }
   return hinted;

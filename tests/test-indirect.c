@@ -198,7 +198,7 @@ one_request (struct filesystem *fs, struct inode *inode, struct shadow *s,
     break;
   case 4:
     flags = FILE_MAY_TRIM;
-    /* fall through */
+    __attribute__ ((__fallthrough__));
   case 5:
     memset (s->data + at, 0, n);
     assert_ok (file_zero (inode, n, at, flags));

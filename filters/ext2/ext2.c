@@ -596,4 +596,6 @@ static struct nbdkit_filter filter = {
   .cache              = ext2_cache,
 };
 
+/* nbdkit's macro defines it without, which clang warns of. */
+NBDKIT_DLL_PUBLIC extern struct nbdkit_filter *filter_init (void);
 NBDKIT_REGISTER_FILTER (filter)

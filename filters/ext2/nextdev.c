@@ -54,7 +54,7 @@ struct nextdev {
 static struct nextdev *
 to_nextdev (struct device *dev)
 {
-  return (struct nextdev *) dev;
+  return (void *) dev;
 }
 
 /* One call into the next layer, under the lock if there must be one.  A
@@ -542,11 +542,15 @@ nextdev_close (struct device *dev)
 const char *
 nextdev_description (const struct device *dev)
 {
-  return ((const struct nextdev *) dev)->description;
+  const struct nextdev *nd = (const void *) dev;
+
+  return nd->description;
 }
 
 bool
 nextdev_is_rotational (const struct device *dev)
 {
-  return ((const struct nextdev *) dev)->rotational;
+  const struct nextdev *nd = (const void *) dev;
+
+  return nd->rotational;
 }
