@@ -275,7 +275,7 @@ judge_refusal (struct judge *j)
   struct filesystem *fs;
   errcode_t err;
 
-  if (image_super (j->cut)->s_state & EXT2_VALID_FS)
+  if (ext2fs_le16_to_cpu (image_super (j->cut)->s_state) & EXT2_VALID_FS)
     return clean (j->ours, "although its superblock says VALID_FS");
   err = filesystem_open (&j->ours->dev, &opts, &fs);
   if (err)

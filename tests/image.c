@@ -14,6 +14,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "ondisk.h"
 #include "errors.h"
 #include "image.h"
 #include "path.h"
@@ -196,13 +197,15 @@ image_assert_dump (struct memdev *md, const char *name, const void *buf,
 struct ext2_super_block *
 image_super (struct memdev *md)
 {
-  return (struct ext2_super_block *) (md->mem + 1024);
+  return (void *) (md->mem + 1024);
 }
 
 uint64_t
 image_free_blocks (struct memdev *md)
 {
-  return ext2fs_free_blocks_count (image_super (md));
+  const struct ext2_super_block *sb = image_super (md);
+
+  return (uint64_t) sb->s_free_blocks_hi << 32 | sb->s_free_blocks_count;
 }
 
 void

@@ -17,6 +17,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "ondisk.h"
 #include "image.h"
 #include "log.h"
 
@@ -86,7 +87,7 @@ journal_super (struct setup *s)
 {
   uint32_t len;
 
-  return (struct jbd2_super *)
+  return (void *)
     (s->md->mem + journal_block (s->fs->journal, 0, &len) * BLOCK);
 }
 

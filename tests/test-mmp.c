@@ -13,6 +13,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "ondisk.h"
 #include "image.h"
 #include "mmp.h"
 
@@ -110,14 +111,14 @@ put_block (struct memdev *md, uint32_t seq, const char *node)
   struct mmp_struct b;
 
   get_block (md, &b);
-  b.mmp_seq = ext2fs_cpu_to_le32 (seq);
+  b.mmp_seq = seq;
   memset (b.mmp_nodename, 0, sizeof b.mmp_nodename);
   strcpy ((char *) b.mmp_nodename, node);
   if (ext2fs_has_feature_metadata_csum (sb))
-    b.mmp_checksum = ext2fs_cpu_to_le32
-      (ext2fs_crc32c_le (ext2fs_crc32c_le (~0u, sb->s_uuid, 16),
-                         (unsigned char *) &b,
-                         offsetof (struct mmp_struct, mmp_checksum)));
+    b.mmp_checksum
+      = ext2fs_crc32c_le (ext2fs_crc32c_le (~0u, sb->s_uuid, 16),
+                          (unsigned char *) &b,
+                          offsetof (struct mmp_struct, mmp_checksum));
   pthread_mutex_lock (&turn);
   memcpy (md->mem + block_offset (md), &b, sizeof b);
   pthread_mutex_unlock (&turn);
@@ -141,7 +142,7 @@ seq_on (struct memdev *md)
   struct mmp_struct b;
 
   get_block (md, &b);
-  return ext2fs_le32_to_cpu (b.mmp_seq);
+  return b.mmp_seq;
 }
 
 static void

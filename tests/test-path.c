@@ -14,9 +14,7 @@
 #include <string.h>
 #include <time.h>
 
-#include <ext2fs/ext2fs.h>
-#include <ext2fs/ext2_ext_attr.h>
-
+#include "ondisk.h"
 #include "errors.h"
 #include "image.h"
 #include "path.h"
@@ -124,11 +122,11 @@ inode_at (struct memdev *md, ext2_ino_t ino)
   struct ext2_super_block *sb = image_super (md);
   uint64_t bs = EXT2_BLOCK_SIZE (sb);
   uint32_t group = (ino - 1) / sb->s_inodes_per_group;
-  struct ext2_group_desc *desc = (struct ext2_group_desc *)
-    (md->mem + (sb->s_first_data_block + 1) * bs) + group;
+  struct ext2_group_desc *desc
+    = (void *) (md->mem + (sb->s_first_data_block + 1) * bs);
 
-  return (struct ext2_inode *)
-    (md->mem + desc->bg_inode_table * bs
+  return (void *)
+    (md->mem + desc[group].bg_inode_table * bs
      + (ino - 1) % sb->s_inodes_per_group * EXT2_INODE_SIZE (sb));
 }
 
@@ -551,7 +549,7 @@ test_inline_link (void **state)
 static struct ext2_dir_entry *
 entry_at (struct memdev *md, uint64_t blk, unsigned at)
 {
-  return (struct ext2_dir_entry *) (block_at (md, blk) + at);
+  return (void *) (block_at (md, blk) + at);
 }
 
 static void
@@ -613,7 +611,7 @@ test_cyclic_blocks (void **state)
   struct memdev *md = image_make ("-t ext2 -b 1024 -N 64", 16 * MIB,
                                   one_file);
   const uint64_t blocks = image_super (md)->s_blocks_count;
-  uint32_t *table = (uint32_t *) block_at (md, 1024);
+  uint32_t *table = (void *) block_at (md, 1024);
   struct ext2_inode *raw;
   struct timespec start, end;
   unsigned i;
@@ -622,7 +620,7 @@ test_cyclic_blocks (void **state)
   script (md, "mkdir d\n");
   raw = inode_of (md, "d");
   for (i = 0; i < 256; i++)
-    table[i] = 1024;
+    table[i] = ext2fs_cpu_to_le32 (1024);
   for (i = 0; i < 15; i++)
     raw->i_block[i] = 1024;
   clock_gettime (CLOCK_PROCESS_CPUTIME_ID, &start);
@@ -692,17 +690,17 @@ test_inline_attribute (void **state)
   raw = inode_of (md, "d");
   first = (uint8_t *) raw + EXT2_GOOD_OLD_INODE_SIZE + 4
     + ((struct ext2_inode_large *) raw)->i_extra_isize;
-  attr = (struct ext2_ext_attr_entry *) first;
+  attr = (void *) first;
   assert_memory_equal (EXT2_EXT_ATTR_NAME (attr), "data", 4);
   attr->e_value_size = 68;
   attr->e_value_offs = (uint8_t *) raw + 256 - 68 - first;
-  e = (struct ext2_dir_entry *) ((uint8_t *) raw + 256 - 68);
+  e = (void *) ((uint8_t *) raw + 256 - 68);
   memset (e, 0, 68);
   e->inode = EXT2_ROOT_INO;
   e->rec_len = 12;
   e->name_len = 1;
   e->name[0] = 'r';
-  e = (struct ext2_dir_entry *) ((uint8_t *) e + 12);
+  e = (void *) ((uint8_t *) e + 12);
   e->inode = number_of (md, "f");
   e->rec_len = 56;
   e->name_len = 48;

@@ -15,6 +15,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "ondisk.h"
 #include "image.h"
 #include "inode.h"
 #include "journal.h"

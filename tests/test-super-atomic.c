@@ -10,6 +10,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "ondisk.h"
 #include "image.h"
 
 #define SIZE (UINT64_C (300) << 10)

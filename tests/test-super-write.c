@@ -11,6 +11,7 @@
 #include <string.h>
 #include <time.h>
 
+#include "ondisk.h"
 #include "image.h"
 
 #define SIZE (UINT64_C (300) << 10)

@@ -11,6 +11,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "ondisk.h"
 #include "errors.h"
 #include "image.h"
 #include "path.h"
