@@ -308,7 +308,7 @@ const char *
 __asan_default_options (void)
 {
   return "quarantine_size_mb=4:malloc_context_size=8:"
-    "allocator_release_to_os_interval_ms=-1:"
+    "allocator_release_to_os_interval_ms=-1:use_sigaltstack=0:"
     "max_allocation_size_mb=256:allocator_may_return_null=0";
 }
 

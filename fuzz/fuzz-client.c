@@ -261,12 +261,19 @@ fuzz_client_run (struct fuzz_client *cl)
 static uint64_t
 hash (uint64_t h, const uint8_t *p, size_t n)
 {
+  uint64_t word;
+
+  for (; n >= sizeof word; p += sizeof word, n -= sizeof word) {
+    memcpy (&word, p, sizeof word);
+    h = (h ^ word) * UINT64_C (0x9e3779b97f4a7c15);
+    h ^= h >> 29;
+  }
   for (; n > 0; n--)
     h = (h ^ *p++) * UINT64_C (1099511628211);
   return h;
 }
 
-#define READ_ALL ((uint64_t) 64 << 10)
+#define READ_ALL ((uint64_t) 32 << 10)
 
 uint64_t
 fuzz_client_read_all (struct fuzz_client *cl)

@@ -145,6 +145,10 @@ def make(number, name, kib, args):
         subprocess.run(["debugfs", "-w", "-f", f"{tmp}/commands", image],
                        check=True, env=env, stdout=subprocess.DEVNULL,
                        stderr=subprocess.DEVNULL)
+        # mke2fs -d does not keep quota files.
+        if "quota" in args:
+            subprocess.run(["e2fsck", "-fy", image], env=env,
+                           stdout=subprocess.DEVNULL)
         subprocess.run(["e2fsck", "-fn", image], check=True, env=env,
                        stdout=subprocess.DEVNULL)
         packed = pack(image.read_bytes())
