@@ -57,6 +57,7 @@ WORK = [
     request(WRITE, 0, 3000, 5000), request(TRIM, 0, 8192, 16384),
     request(ZERO, 0, 40000, 9000), request(ZERO, 1, 4096, 8192, flags=2),
     record(FLUSH), request(WRITE, 4, 30000, 9000),
+    request(TRIM, 2, 1000, 5000),
     request(STATUS, 4, 0, 200000), request(TRIM, 1, 0, 0xffffff, flags=1),
     request(WRITE, 3, 10, 50), record(FLUSH), request(READ, 0, 0, 65536),
 ]
@@ -79,6 +80,12 @@ def mapping():
              *WORK)
         seed("map", head(image), record(POINT, INODE, 10, 88,
                                         other(DATA, 30)), *WORK)
+    # Into an inode table.
+    for image in [0, 1, 11, 14]:
+        seed("map", head(image),
+             *(record(POINT, INODE, i, 40, other(INODE, i + 40))
+               for i in range(3, 12)),
+             *(request(WRITE, file, 0, 1024) for file in range(4)))
     for image in EXTENTS:
         seed("map", head(image),
              record(EXTENT, TREE, 1, 3, 7 | 32768 << 32 | 500 << 48), *WORK)
@@ -87,7 +94,8 @@ def mapping():
 def journals():
     for image in JOURNALS:
         log = [record(LOG_BLOCK, INODE, 9, 16, 0x10),
-               record(LOG_BLOCK, DATA, 3, 5, 0x1234),
+               *(record(LOG_BLOCK, DATA, i, 5, 0x1234)
+                 for i in (3, 8, 13, 18, 23)),
                record(LOG_COMMIT, at=1000),
                record(LOG_REVOKE, DATA, 3),
                record(LOG_BLOCK, DATA, 4, 0, 0x99),
