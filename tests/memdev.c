@@ -254,6 +254,13 @@ memdev_hold_trims (struct memdev *md, bool hold)
 }
 
 void
+memdev_hold_flush (struct memdev *md, bool hold)
+{
+  atomic_store (&md->held, false);
+  atomic_store (&md->hold_flushes, hold);
+}
+
+void
 memdev_wait_held (struct memdev *md)
 {
   while (!atomic_load (&md->held))
@@ -359,6 +366,11 @@ md_flush (struct device *dev)
   struct memdev *md = to_memdev (dev);
   errcode_t err = enter (md, MEMDEV_FLUSH);
 
+  if (atomic_load_explicit (&md->hold_flushes, memory_order_relaxed)) {
+    atomic_store (&md->held, true);
+    while (atomic_load (&md->hold_flushes))
+      usleep (100);
+  }
   if (!err)
     log_end (md, log_begin (md, MEMDEV_FLUSH, NULL, 0, 0, 0));
   return err;

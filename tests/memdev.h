@@ -57,6 +57,7 @@ struct memdev {
   _Atomic uint64_t hold;        /* see memdev_hold; 0: none */
   atomic_uint hold_byte;        /* see memdev_hold_byte; 0: none */
   atomic_bool hold_trims;       /* see memdev_hold_trims */
+  atomic_bool hold_flushes;     /* see memdev_hold_flush */
   atomic_bool held;             /* one stays */
 
   /* Called by every call when it begins, with OPAQUE; may wait. */
@@ -105,6 +106,8 @@ extern void memdev_hold_byte (struct memdev *md, uint8_t byte);
 
 /* The same for all trims. */
 extern void memdev_hold_trims (struct memdev *md, bool hold);
+/* The same for flushes, until it is called with false. */
+extern void memdev_hold_flush (struct memdev *md, bool hold);
 
 /* Wait until there is such a call. */
 extern void memdev_wait_held (struct memdev *md);
