@@ -148,6 +148,8 @@ filesystem_begin_change (struct filesystem *fs)
   if (!has_room (fs))
     return TRANSACTION_FULL;
   LOCK_DEBUG (fs->last_running = running_blocks (fs));
+  if (!fs->changed)
+    atomic_fetch_or (&fs->to_settle, SETTLE_TIMER);
   fs->changed = true;
   return 0;
 }
@@ -161,7 +163,7 @@ filesystem_note_growth (struct filesystem *fs)
   if (n * fs->block_size >= LARGE_DIRTY ||
       (fs->log && n >= fs->log->max_running / 2) ||
       fs->alloc.pending.count >= LARGE_FREES)
-    atomic_store (&fs->grown, true);
+    atomic_fetch_or (&fs->to_settle, SETTLE_GROWTH);
 }
 
 /* Step 1.  *WORK false: there is nothing to commit. */
@@ -230,7 +232,7 @@ freeze (struct filesystem *fs, struct commit *c, bool *work)
   fs->super_dirty = false;
   fs->changed = false;
   LOCK_DEBUG (fs->last_running = 0);
-  atomic_store (&fs->grown, false);
+  atomic_fetch_and (&fs->to_settle, ~SETTLE_GROWTH);
   c->tid = fs->running_tid++;
   return 0;
 }
@@ -366,6 +368,14 @@ commit_sync (struct filesystem *fs)
   return err || work ? err : device_flush (fs->dev);
 }
 
+errcode_t
+commit_changes (struct filesystem *fs)
+{
+  bool work;
+
+  return commit_once (fs, &work);
+}
+
 static errcode_t
 checkpoint (struct filesystem *fs,
             errcode_t (*how) (struct filesystem *, struct log *))
@@ -492,6 +502,11 @@ filesystem_commit_tid (struct filesystem *fs, uint64_t tid)
 void
 filesystem_balance (struct filesystem *fs)
 {
-  if (atomic_load_explicit (&fs->grown, memory_order_relaxed))
+  const unsigned what = atomic_load_explicit (&fs->to_settle,
+                                              memory_order_relaxed);
+
+  if (what & SETTLE_TIMER)
+    syncer_set_timer (fs);
+  if (what & SETTLE_GROWTH)
     filesystem_flush (fs);
 }

@@ -22,6 +22,9 @@ extern void commit_fini (struct filesystem *fs);
 /* Commits the running set; with nothing in it, flushes the device. */
 extern errcode_t commit_sync (struct filesystem *fs);
 
+/* Commits the running set; with nothing in it, does nothing. */
+extern errcode_t commit_changes (struct filesystem *fs);
+
 /* What is to be done besides: checkpoint, make blocks that commits have
  * freed usable again.  A piece of it: a call to the device or two, and more
  * of them until so many microseconds have passed.  True if there is more.

@@ -265,12 +265,14 @@ unmap_locked (struct inode *inode, uint64_t start, uint64_t end,
   return err ? err : err2;
 }
 
-/* Skip the hole at *START, if there is one. */
+/* *NEXT is the end of the hole at START, or of some of it; START itself if
+ * there is none.
+ */
 static errcode_t
-skip_hole (struct inode *inode, uint64_t *start, uint64_t end)
+skip_hole (struct inode *inode, uint64_t start, uint64_t end, uint64_t *next)
 {
   const unsigned bits = inode->fs->block_bits;
-  const uint64_t offset = *start << bits, count = (end - *start) << bits;
+  const uint64_t offset = start << bits, count = (end - start) << bits;
   spread_range *range;
   struct extent_at at;
   errcode_t err;
@@ -278,38 +280,50 @@ skip_hole (struct inode *inode, uint64_t *start, uint64_t end)
   range = inode_lock_shared (inode, offset, count);
   err = lookup (inode, offset, count, &at);
   inode_unlock_shared (inode, range);
+  *next = start;
   if (!err && at.state == MAP_HOLE)
-    *start += at.count >> bits;
+    *next += at.count >> bits;
+  return err;
+}
+
+/* Unmap what is in one leaf of the tree. */
+static errcode_t
+unmap_leaf (struct inode *inode, uint64_t start, uint64_t end,
+            uint64_t *next)
+{
+  struct filesystem *fs = inode->fs;
+  const unsigned bits = fs->block_bits;
+  errcode_t err;
+
+  inode_lock_exclusive (inode, start << bits, (end - start) << bits);
+  inode_map_lock_exclusive (inode);
+  lock_acquire (&fs->lock);
+  err = unmap_locked (inode, start, end, next);
+  lock_release (&fs->lock);
+  inode_map_unlock_exclusive (inode);
+  inode_unlock_exclusive (inode);
   return err;
 }
 
 /* Unmap the whole blocks [START, END), a leaf of the tree at a time, so
- * that other requests are served in between.  *DONE is how far it got.
+ * that other requests are served in between.  Holes are no change.  *DONE is
+ * how far it got.
  */
 static errcode_t
 unmap (struct inode *inode, uint64_t start, uint64_t end, uint64_t *done)
 {
-  struct filesystem *fs = inode->fs;
-  const unsigned bits = fs->block_bits;
   uint64_t next;
   errcode_t err = 0;
 
   while (start < end && !err) {
-    filesystem_pace_frees (fs);
-    err = skip_hole (inode, &start, end);
-    if (err || start >= end)
-      break;
-    inode_lock_exclusive (inode, start << bits, (end - start) << bits);
-    inode_map_lock_exclusive (inode);
-    lock_acquire (&fs->lock);
-    err = unmap_locked (inode, start, end, &next);
-    lock_release (&fs->lock);
-    inode_map_unlock_exclusive (inode);
-    inode_unlock_exclusive (inode);
+    filesystem_pace_frees (inode->fs);
+    err = skip_hole (inode, start, end, &next);
+    if (!err && next == start)
+      err = unmap_leaf (inode, start, end, &next);
     if (!err)
       start = next;
     else
-      make_room (fs, &err);
+      make_room (inode->fs, &err);
   }
   *done = start;
   return err;

@@ -283,13 +283,14 @@ finish (struct device *dev)
 /* The filesystem on DEV as V judges it. */
 static errcode_t
 open_judged (struct device *dev, const struct super_verdict *v,
-             size_t cache_size, struct filesystem **fsp)
+             const struct filesystem_options *opts, struct filesystem **fsp)
 {
-  struct filesystem *fs = filesystem_new (dev, v, cache_size);
+  struct filesystem *fs = filesystem_new (dev, v, opts->cache_size);
   errcode_t err;
 
   if (fs == NULL)
     return ENOMEM;
+  fs->syncer.interval = (uint64_t) opts->commit_ms * 1000;
   err = load (fs, v);
   if (!err && fs->writable)
     err = syncer_start (fs);
@@ -372,8 +373,8 @@ filesystem_open (struct device *dev, const struct filesystem_options *opts,
     err = EBUSY;
   }
   if (!err)
-    err = open_judged (overlay ? overlay_device (overlay) : dev, &v,
-                       opts->cache_size, fsp);
+    err = open_judged (overlay ? overlay_device (overlay) : dev, &v, opts,
+                       fsp);
   if (err) {
     overlay_free (overlay);
     mmp_stop (mmp, true);

@@ -53,8 +53,13 @@ struct filesystem {
    */
   atomic_bool aborted;
 
-  /* The running set has grown large.  [atomic: a hint] */
-  atomic_bool grown;
+  /* What whoever changes something is to see to when it holds no lock:
+   * filesystem_balance.  [atomic: hints]
+   */
+#define SETTLE_GROWTH 1u        /* the running set has grown large */
+#define SETTLE_TIMER 2u         /* the sync thread does not know yet that
+                                   something has been changed */
+  atomic_uint to_settle;
 
   _Atomic uint64_t committed_tid; /* [atomic; the sync thread writes] */
   uint8_t *commit_batch;        /* [the sync thread's] COMMIT_BATCH bytes */
@@ -99,6 +104,11 @@ struct filesystem_options {
   bool reserve;                 /* before the first change: storage for all
                                    of the journal (log_reserve) */
 
+  /* So many milliseconds after a change of metadata it is committed,
+   * whether or not anybody asks.  0: only when somebody does.
+   */
+  unsigned commit_ms;
+
   /* Waits that long; false if opening is to be given up.  NULL: sleep. */
   bool (*wait) (unsigned milliseconds);
 
@@ -107,6 +117,10 @@ struct filesystem_options {
 };
 
 #define FILESYSTEM_DEFAULT_CACHE ((size_t) 64 << 20)
+
+/* In seconds. */
+#define FILESYSTEM_DEFAULT_COMMIT 5
+#define FILESYSTEM_MOST_COMMIT 3600
 
 /* Opens the filesystem on DEV, which must outlive it.  On failure one
  * line has been logged that says why and what to do.  fs->writable says
@@ -191,8 +205,9 @@ filesystem_note_space (struct filesystem *fs, struct shortage *s)
  */
 extern bool filesystem_reclaim (struct filesystem *fs, struct shortage *s);
 
-/* Commit if the running set has grown large.  Called by writers when
- * they hold no lock.
+/* See to it that what has been changed is committed in time, or at once if
+ * it has grown large.  Called by whoever has changed something when it holds
+ * no lock.
  */
 extern void filesystem_balance (struct filesystem *fs);
 

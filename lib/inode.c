@@ -379,10 +379,9 @@ write_pending_times (struct inode *inode)
   } while (err == TRANSACTION_FULL && filesystem_make_room (fs) == 0);
 }
 
-void
-iput (struct inode *inode)
+static void
+drop (struct filesystem *fs, struct inode *inode)
 {
-  struct filesystem *fs = inode->fs;
   struct inode **p;
 
   LOCK_FOR_SCOPE (&fs->icache_lock);
@@ -393,6 +392,15 @@ iput (struct inode *inode)
     ;
   *p = inode->hash_next;
   inode_free (inode);
+}
+
+void
+iput (struct inode *inode)
+{
+  struct filesystem *fs = inode->fs;
+
+  drop (fs, inode);
+  filesystem_balance (fs);
 }
 
 /* Writing. */

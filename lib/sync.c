@@ -13,7 +13,7 @@
 #include "sync.h"
 #include "thread.h"
 
-enum work { SYNC, REST, STOP };
+enum work { SYNC, COMMIT, REST, STOP };
 
 /* A piece of the rest is never planned to take longer.  Microseconds. */
 #define LONGEST_REST UINT64_C (100000)
@@ -31,41 +31,103 @@ time_for_rest (struct filesystem *fs)
   return s->draining > 0 || commit_is_behind (fs) ? all : all / REST_SHARE;
 }
 
-/* Wait for work: syncs and pieces of the rest take turns as long as both
- * are there.
+/* Locks: SYNC. */
+static void
+set_timer (struct filesystem *fs)
+{
+  struct syncer *s = &fs->syncer;
+
+  if (atomic_load (&fs->to_settle) & SETTLE_TIMER) {
+    atomic_fetch_and (&fs->to_settle, ~SETTLE_TIMER);
+    if (s->due == 0 && s->interval > 0)
+      s->due = clock_us () + s->interval;
+  }
+}
+
+static bool
+is_due (const struct syncer *s)
+{
+  return s->due != 0 && clock_us () >= s->due;
+}
+
+/* Its own changes, for which nobody sets the timer, are releases without a
+ * journal.  Locks: SYNC.
  */
+static void
+wait_for_work (struct filesystem *fs)
+{
+  struct syncer *s = &fs->syncer;
+
+  set_timer (fs);
+  while (s->requested == s->completed && !s->more && !s->stop &&
+         !is_due (s)) {
+    if (s->due != 0)
+      lock_wait_until (&s->wanted, &s->lock, s->due);
+    else
+      lock_wait (&s->wanted, &s->lock);
+  }
+}
+
+/* Syncs and pieces of the rest take turns as long as both are there. */
 static enum work
 next_work (struct filesystem *fs, uint64_t *target, uint64_t *time)
 {
   struct syncer *s = &fs->syncer;
+  bool wanted;
 
   LOCK_FOR_SCOPE (&s->lock);
-  while (s->requested == s->completed && !s->more && !s->stop)
-    lock_wait (&s->wanted, &s->lock);
+  wait_for_work (fs);
   *target = s->requested;
-  if (s->requested != s->completed && !(s->more && s->rest_is_next)) {
+  wanted = s->requested != s->completed;
+  if ((wanted || is_due (s)) && !(s->more && s->rest_is_next)) {
     s->rest_is_next = true;
-    return SYNC;
+    s->due = 0;                 /* what is changed from now on sets it */
+    return wanted ? SYNC : COMMIT;
   }
   s->rest_is_next = false;
   *time = time_for_rest (fs);
   return s->stop ? STOP : REST;
 }
 
-/* A sync may leave something to do: a checkpoint, freed blocks. */
+/* A sync may leave something to do: a checkpoint, freed blocks.  One that
+ * has failed without having aborted the filesystem is tried again in time.
+ * Locks: SYNC.
+ */
 static void
-end_sync (struct syncer *s, uint64_t target, errcode_t err)
+note_end (struct filesystem *fs, errcode_t err)
 {
-  LOCK_FOR_SCOPE (&s->lock);
-  s->completed = target;
-  s->error = err;
+  struct syncer *s = &fs->syncer;
+
   s->more = true;
-  pthread_cond_broadcast (&s->done);
+  if (err && s->interval > 0 && s->due == 0 && !atomic_load (&fs->aborted))
+    s->due = clock_us () + s->interval;
 }
 
 static void
-end_rest (struct syncer *s, bool more)
+end_sync (struct filesystem *fs, uint64_t target, errcode_t err)
 {
+  struct syncer *s = &fs->syncer;
+
+  LOCK_FOR_SCOPE (&s->lock);
+  note_end (fs, err);
+  s->completed = target;
+  s->error = err;
+  pthread_cond_broadcast (&s->done);
+}
+
+/* Nobody waits for this one. */
+static void
+end_commit (struct filesystem *fs, errcode_t err)
+{
+  LOCK_FOR_SCOPE (&fs->syncer.lock);
+  note_end (fs, err);
+}
+
+static void
+end_rest (struct filesystem *fs, bool more)
+{
+  struct syncer *s = &fs->syncer;
+
   LOCK_FOR_SCOPE (&s->lock);
   s->more = more;
   if (!more)
@@ -75,10 +137,10 @@ end_rest (struct syncer *s, bool more)
 }
 
 static errcode_t
-timed_sync (struct filesystem *fs)
+timed (struct filesystem *fs, errcode_t (*what) (struct filesystem *))
 {
   const uint64_t start = clock_us ();
-  errcode_t err = commit_sync (fs);
+  errcode_t err = what (fs);
 
   fs->syncer.took = clock_us () - start;
   return err;
@@ -88,19 +150,21 @@ static void *
 sync_thread (void *arg)
 {
   struct filesystem *fs = arg;
-  struct syncer *s = &fs->syncer;
   uint64_t target, time;
 
   for (;;) {
     switch (next_work (fs, &target, &time)) {
     case SYNC:
-      end_sync (s, target, timed_sync (fs));
+      end_sync (fs, target, timed (fs, commit_sync));
+      break;
+    case COMMIT:
+      end_commit (fs, timed (fs, commit_changes));
       break;
     case REST:
-      end_rest (s, commit_rest (fs, time));
+      end_rest (fs, commit_rest (fs, time));
       break;
     case STOP:
-      end_sync (s, target, commit_last (fs));
+      end_sync (fs, target, commit_last (fs));
       return NULL;
     }
   }
@@ -110,7 +174,7 @@ void
 syncer_init (struct syncer *s)
 {
   lock_init (&s->lock, LOCK_SYNC);
-  pthread_cond_init (&s->wanted, NULL);
+  lock_cond_init (&s->wanted);
   pthread_cond_init (&s->done, NULL);
 }
 
@@ -146,6 +210,17 @@ syncer_wait (struct filesystem *fs)
     lock_wait (&s->done, &s->lock);
   /* If a later sync has ended since, its result holds for us as well. */
   return s->error;
+}
+
+void
+syncer_set_timer (struct filesystem *fs)
+{
+  struct syncer *s = &fs->syncer;
+
+  lock_assert_can_take (LOCK_SYNC);
+  LOCK_FOR_SCOPE (&s->lock);
+  set_timer (fs);
+  pthread_cond_signal (&s->wanted);
 }
 
 void

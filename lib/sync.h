@@ -17,6 +17,11 @@
  * device, which cannot be cut short.  So a flush waits for the sync under
  * way if there is one, for about as long again, and for its own.
  *
+ * When nobody asks, it commits what has been changed some seconds after the
+ * first of the changes (interval), so that no more than that is lost when
+ * the server dies.  The timer runs only while something is uncommitted:
+ * whoever makes the first change sets it (filesystem_balance).
+ *
  * A sync covers what was done before it *started*.  So callers that come
  * while one is under way all wait for the next, and share it.
  */
@@ -36,9 +41,11 @@ struct filesystem;
 struct syncer {
   pthread_t thread;             /* [constant] */
   bool started;                 /* [constant] */
+  uint64_t interval;            /* [constant] from a change to its commit, in
+                                   microseconds; 0: until somebody asks */
 
   struct lock lock;             /* SYNC */
-  pthread_cond_t wanted;        /* requested or stop has changed */
+  pthread_cond_t wanted;        /* requested, due or stop has changed */
   pthread_cond_t done;          /* completed or drained has changed, or a
                                    piece of the rest been done */
   uint64_t requested;           /* [SYNC] */
@@ -47,6 +54,8 @@ struct syncer {
   bool more;                    /* [SYNC] some of the rest is left to do */
   unsigned draining;            /* [SYNC] how many wait for it */
   uint64_t drained;             /* [SYNC] times that nothing was left */
+  uint64_t due;                 /* [SYNC] when to commit what has been
+                                   changed, clock_us (); 0: the timer is off */
   bool stop;                    /* [SYNC] */
 
   bool rest_is_next;            /* [the sync thread's] it comes before a
@@ -63,6 +72,11 @@ extern errcode_t syncer_start (struct filesystem *fs);
  * none held.
  */
 extern errcode_t syncer_wait (struct filesystem *fs);
+
+/* The running set has got its first change (SETTLE_TIMER): have it
+ * committed in time.  Locks: none held.
+ */
+extern void syncer_set_timer (struct filesystem *fs);
 
 /* All blocks whose freeing was committed before the call are free, and
  * a checkpoint that was due has been made.

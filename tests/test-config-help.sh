@@ -11,6 +11,7 @@ requires sed
 bounded "$NBDKIT" --filter=ext2 null --help > "$tmp/help"
 grep -q "ext2file=" "$tmp/help"
 grep -q "ext2cache=" "$tmp/help"
+grep -q "ext2commit=" "$tmp/help"
 bounded "$NBDKIT" --filter=ext2 null --dump-plugin > "$tmp/dump"
 grep -q "^name=" "$tmp/dump"
 bounded "$NBDKIT" --filter=ext2 null --version

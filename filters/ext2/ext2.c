@@ -43,6 +43,7 @@ static bool use_exportname;
 static struct share_config config = {
   .cache_size = FILESYSTEM_DEFAULT_CACHE,
   .reserve = true,
+  .commit_seconds = FILESYSTEM_DEFAULT_COMMIT,
 };
 
 /* One per connection. */
@@ -153,6 +154,18 @@ ext2_config (nbdkit_next_config *next, nbdkit_backend *nxdata,
     config.reserve = r;
     return 0;
   }
+  if (strcmp (key, "ext2commit") == 0) {
+    if (nbdkit_parse_unsigned ("ext2commit", value,
+                               &config.commit_seconds) == -1)
+      return -1;
+    if (config.commit_seconds > FILESYSTEM_MOST_COMMIT) {
+      nbdkit_error ("ext2commit=%s: give at most %d seconds, or 0 for no "
+                    "commits but those that clients ask for", value,
+                    FILESYSTEM_MOST_COMMIT);
+      return -1;
+    }
+    return 0;
+  }
   if (beneath_config (key, value) == -1)
     return -1;
   return next (nxdata, key, value);
@@ -182,6 +195,8 @@ ext2_config_complete (nbdkit_next_config_complete *next,
   "ext2file=/PATH        (required) File to serve inside the image, or\n" \
   "ext2file=exportname   let the client's export name say which.\n" \
   "ext2cache=SIZE        Memory for cached metadata (default 64M).\n" \
+  "ext2commit=SECONDS    Commit changes after so long although no client\n" \
+  "                      asks (default 5; 0: never).\n" \
   "ext2reserve=BOOL      Before writing, get storage for all of the journal\n" \
   "                      where the image is sparse (default true)."
 

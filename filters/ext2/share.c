@@ -69,6 +69,7 @@ open_filesystem (nbdkit_backend *backend, bool readonly)
     .readonly = readonly,
     .cache_size = config.cache_size,
     .reserve = config.reserve,
+    .commit_ms = config.commit_seconds * 1000,
     .wait = wait_awhile,
   };
 

@@ -30,6 +30,7 @@ struct share_config {
   int thread_model;             /* the server's final one */
   size_t cache_size;            /* bytes */
   bool reserve;                 /* storage for the journal */
+  unsigned commit_seconds;      /* 0: only when asked to */
 };
 
 /* One connection's hold on the filesystem and its file.
