@@ -284,6 +284,25 @@ super_check (struct device *dev, bool want_write, struct super_verdict *v)
   return 0;
 }
 
+errcode_t
+super_identify (struct device *dev, uint8_t uuid[16], bool *mmp)
+{
+  struct ext2_super_block sb;
+  errcode_t err;
+
+  if (dev->size < SUPER_OFFSET + sizeof sb)
+    return EXT2_ET_BAD_MAGIC;
+  err = device_pread (dev, &sb, sizeof sb, SUPER_OFFSET);
+  if (err)
+    return err;
+  if (ext2fs_le16_to_cpu (sb.s_magic) != EXT2_SUPER_MAGIC)
+    return EXT2_ET_BAD_MAGIC;
+  memcpy (uuid, sb.s_uuid, sizeof sb.s_uuid);
+  *mmp = ext2fs_le32_to_cpu (sb.s_feature_incompat) &
+    EXT4_FEATURE_INCOMPAT_MMP;
+  return 0;
+}
+
 bool
 super_unchanged (const struct super_verdict *v,
                  const struct ext2_super_block *sb)

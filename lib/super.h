@@ -34,6 +34,12 @@ struct super_verdict {
 extern errcode_t super_check (struct device *dev, bool want_write,
                               struct super_verdict *v);
 
+/* The UUID of the filesystem on DEV, and whether it has the feature mmp.
+ * An error, not logged, if there is none.
+ */
+extern errcode_t super_identify (struct device *dev, uint8_t uuid[16],
+                                 bool *mmp);
+
 /* Does V hold for SB, in host order, which was read later?  False if
  * somebody else has changed what it rests on since.  Nothing is logged.
  */

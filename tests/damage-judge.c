@@ -213,7 +213,7 @@ limits_kept (struct limits *l, struct memdev *md, struct damage_stats *stats,
 
 /* Read-only. */
 
-static const struct filesystem_options
+static struct filesystem_options
 options (bool readonly)
 {
   return (struct filesystem_options) {

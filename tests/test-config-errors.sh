@@ -43,6 +43,8 @@ fi
 rejected "ext2commit" ext2file=/vm.raw ext2commit=often
 rejected "ext2commit" ext2file=/vm.raw ext2commit=-1
 rejected "ext2commit=3601: .* at most 3600" ext2file=/vm.raw ext2commit=3601
+rejected "ext2lock=lock" ext2file=/vm.raw ext2lock=lock
+rejected "ext2lock=: " ext2file=/vm.raw ext2lock=
 rejected "." ext2file=/vm.raw ext2nonsense=1
 bounded "$NBDKIT" -U - --filter=ext2 file "$img" ext2file=/vm.raw \
-        ext2cache=4M ext2commit=3600 --run true
+        ext2cache=4M ext2commit=3600 ext2lock=off --run true

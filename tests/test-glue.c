@@ -579,6 +579,7 @@ test_after_the_end (void **state)
   f->load ();
   assert_int_equal (f->config (last_config, NULL, "ext2file", "exportname"),
                     0);
+  assert_int_equal (f->config (last_config, NULL, "ext2lock", "off"), 0);
   assert_int_equal (f->config_complete (last_config_complete, NULL), 0);
   assert_int_equal (f->get_ready (NBDKIT_THREAD_MODEL_PARALLEL), 0);
 

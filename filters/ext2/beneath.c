@@ -7,6 +7,7 @@
 
 #include <link.h>
 #include <stdbool.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include <nbdkit-filter.h>
@@ -15,6 +16,7 @@
 
 static bool by_directory;       /* file plugin: dir= or dirfd= */
 static bool by_client;          /* nbd plugin: dynamic-export=true */
+static char *file;              /* the last file=, absolute */
 
 static int
 has_name (struct dl_phdr_info *info, size_t size, void *name)
@@ -41,6 +43,10 @@ beneath_config (const char *key, const char *value)
   if (strcmp (key, "dir") == 0 || strcmp (key, "directory") == 0 ||
       strcmp (key, "dirfd") == 0)
     by_directory = true;
+  if (strcmp (key, "file") == 0) {
+    free (file);
+    file = realpath (value, NULL);
+  }
   if (strcmp (key, "dynamic-export") == 0 ||
       strcmp (key, "dynamic_export") == 0) {
     is_true = nbdkit_parse_bool (value);
@@ -81,4 +87,24 @@ beneath_check (void)
       is_loaded ("nbdkit-nbd-plugin.so"))
     return refuse ("the nbd plugin with dynamic-export=true");
   return 0;
+}
+
+/* Of other plugins file= may mean anything, and they may read more. */
+const char *
+beneath_image (void)
+{
+  return is_loaded ("nbdkit-file-plugin.so") ? file : NULL;
+}
+
+bool
+beneath_is_private (void)
+{
+  return is_loaded ("nbdkit-cow-filter.so");
+}
+
+void
+beneath_free (void)
+{
+  free (file);
+  file = NULL;
 }

@@ -9,6 +9,8 @@
 #ifndef EXT2_BENEATH_H
 #define EXT2_BENEATH_H
 
+#include <stdbool.h>
+
 /* A parameter that is not ours, on its way to them.  Logs and returns -1
  * if this cannot be.
  */
@@ -20,5 +22,18 @@ extern int beneath_config (const char *key, const char *value);
  * plugins do not survive.
  */
 extern int beneath_check (void);
+
+/* After all parameters.  The file that the image is, or is in; NULL if
+ * that is not known.
+ */
+extern const char *beneath_image (void);
+
+/* Does the cow filter keep what is written from the image?  Only for who
+ * may write: above, it lets nobody.
+ */
+extern bool beneath_is_private (void);
+
+/* At unload. */
+extern void beneath_free (void);
 
 #endif /* EXT2_BENEATH_H */

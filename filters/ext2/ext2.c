@@ -44,6 +44,7 @@ static struct share_config config = {
   .cache_size = FILESYSTEM_DEFAULT_CACHE,
   .reserve = true,
   .commit_seconds = FILESYSTEM_DEFAULT_COMMIT,
+  .lock = true,
 };
 
 /* One per connection. */
@@ -94,8 +95,10 @@ ext2_load (void)
 static void
 ext2_unload (void)
 {
-  if (--times_loaded == 0)
-    errors_fini ();
+  if (--times_loaded > 0)
+    return;
+  beneath_free ();
+  errors_fini ();
 }
 
 #ifdef HAVE_STRUCT_NBDKIT_FILTER_DUMP_PLUGIN
@@ -166,6 +169,15 @@ ext2_config (nbdkit_next_config *next, nbdkit_backend *nxdata,
     }
     return 0;
   }
+  if (strcmp (key, "ext2lock") == 0) {
+    config.lock = strcmp (value, "off") != 0;
+    config.lock_dir = config.lock ? value : NULL;
+    if (!config.lock || value[0] == '/')
+      return 0;
+    nbdkit_error ("ext2lock=%s: give the absolute path of a directory, or "
+                  "ext2lock=off", value);
+    return -1;
+  }
   if (beneath_config (key, value) == -1)
     return -1;
   return next (nxdata, key, value);
@@ -198,7 +210,8 @@ ext2_config_complete (nbdkit_next_config_complete *next,
   "ext2commit=SECONDS    Commit changes after so long although no client\n" \
   "                      asks (default 5; 0: never).\n" \
   "ext2reserve=BOOL      Before writing, get storage for all of the journal\n" \
-  "                      where the image is sparse (default true)."
+  "                      where the image is sparse (default true).\n" \
+  "ext2lock=DIR|off      Where servers on this machine see each other."
 
 /* PARALLEL: everything below takes its own locks.  The server may end up
  * with a stricter model because of the plugin or another filter; which,
@@ -218,6 +231,8 @@ static int
 ext2_get_ready (int thread_model)
 {
   config.thread_model = thread_model;
+  config.image = beneath_image ();
+  config.private = beneath_is_private ();
   share_configure (&config);
   return 0;
 }

@@ -11,10 +11,12 @@
 
 #include "errors.h"
 #include "fs.h"
+#include "hostlock.h"
 #include "locks.h"
 #include "nextdev.h"
 #include "path.h"
 #include "share.h"
+#include "super.h"
 
 enum state { CLOSED, OPENING, READY, CLOSING };
 
@@ -35,6 +37,7 @@ static struct filesystem *fs;           /* [as dev] */
 static bool flush_failed;               /* [OPENING, CLOSING: as dev] once,
                                            of this server: see
                                            close_filesystem */
+static struct hostlock *hostlock;       /* [as dev] */
 static struct share_config config;      /* [constant] */
 
 void
@@ -61,6 +64,40 @@ wait_awhile (unsigned milliseconds)
                            milliseconds % 1000 * 1000000) == 0;
 }
 
+/* Before anything is written.  A filesystem with mmp has a protection of
+ * its own, which reaches further.
+ */
+static errcode_t
+keep_others_off (bool readonly)
+{
+  struct hostlock_request r = {
+    .image = config.image, .dir = config.lock_dir, .root = "",
+  };
+  char who[256];
+  bool mmp;
+
+  /* What is wrong with it, filesystem_open will say. */
+  if (!config.lock || super_identify (dev, r.uuid, &mmp) != 0)
+    return 0;
+  if (readonly || !dev->writable || config.private) {
+    hostlock_warn_reader (&r);
+    return 0;
+  }
+  if (mmp)
+    return 0;
+  snprintf (who, sizeof who, "nbdkit%s%s", r.image ? ", " : "",
+            r.image ? r.image : "");
+  r.who = who;
+  return hostlock_take (&r, &hostlock);
+}
+
+static void
+let_others_in (void)
+{
+  hostlock_release (hostlock);
+  hostlock = NULL;
+}
+
 /* In state OPENING, without the lock. */
 static bool
 open_filesystem (nbdkit_backend *backend, bool readonly)
@@ -82,11 +119,15 @@ open_filesystem (nbdkit_backend *backend, bool readonly)
                  "started, and what was lost is not known; restart it when "
                  "the device is well");
   }
-  if (filesystem_open (dev, &opts, &fs) != 0) {
+  if (keep_others_off (readonly) != 0 ||
+      filesystem_open (dev, &opts, &fs) != 0) {
     nextdev_close (dev);
     dev = NULL;
+    let_others_in ();
     return false;
   }
+  if (!fs->writable)            /* for a reason of its own */
+    let_others_in ();
   return true;
 }
 
@@ -104,6 +145,7 @@ close_filesystem (void)
   fs = NULL;
   nextdev_close (dev);
   dev = NULL;
+  let_others_in ();
   if (err) {
     log_error ("the filesystem could not be closed cleanly: %s: run e2fsck",
                errcode_text (err, why, sizeof why));

@@ -31,6 +31,12 @@ struct share_config {
   size_t cache_size;            /* bytes */
   bool reserve;                 /* storage for the journal */
   unsigned commit_seconds;      /* 0: only when asked to */
+
+  /* Against other servers on this machine: see hostlock.h. */
+  bool lock;                    /* look for them at all */
+  bool private;                 /* what is written here, no other sees */
+  const char *lock_dir;         /* or NULL */
+  const char *image;            /* the file that the image is, or NULL */
 };
 
 /* One connection's hold on the filesystem and its file.
