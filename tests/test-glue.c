@@ -224,6 +224,13 @@ nbdkit_parse_bool (const char *str)
 }
 
 int
+nbdkit_parse_unsigned (const char *what, const char *str, unsigned *r)
+{
+  *r = (unsigned) strtoul (str, NULL, 10);
+  return 0;
+}
+
+int
 nbdkit_nanosleep (unsigned sec, unsigned nsec)
 {
   return 0;

@@ -170,6 +170,37 @@ test_lookup_error (void **state)
   }
 }
 
+/* A file that has been changed, put back and got again while the filesystem
+ * stays open: libext2fs, which reads inodes, has a cache of its own.
+ */
+static void
+test_put_and_get (void **state)
+{
+  uint8_t data[BLOCK];
+  struct shadow shadow;
+  struct setup s;
+  size_t i, round;
+
+  (void) state;
+  for (i = 0; i < sizeof kinds / sizeof kinds[0]; i++) {
+    setup_init (&s, kinds[i]);
+    shadow_init (&shadow, SIZE);
+    for (round = 1; round < 5; round++) {
+      memset (data, (int) round, BLOCK);
+      assert_ok (file_write (s.hole, data, BLOCK, 7 * round * BLOCK, 0));
+      memcpy (shadow.data + 7 * round * BLOCK, data, BLOCK);
+      iput (s.hole);
+      s.hole = image_iget (s.fs, "hole");
+      shadow_assert_same (&shadow, s.hole);
+    }
+    iput (s.hole);
+    image_close (s.fs, s.full);
+    image_assert_clean (s.md);
+    shadow_free (&shadow);
+    memdev_free (s.md);
+  }
+}
+
 /* One client's write with FUA fails, with or without the flush of the device
  * that follows or is part of it: what others are told of theirs.
  */
@@ -218,6 +249,7 @@ main (void)
     cmocka_unit_test (test_flush_error),
     cmocka_unit_test (test_fill_error),
     cmocka_unit_test (test_lookup_error),
+    cmocka_unit_test (test_put_and_get),
     cmocka_unit_test (test_fua_error),
   };
 
