@@ -128,7 +128,9 @@ super_note_error (struct filesystem *fs, const char *func, unsigned line,
     sw->first = *e;
 }
 
-/* Locks: SUPER. */
+/* The two numbers of lines are in memory as they are on disk:
+ * ext2fs_swap_super (1.47) turns round all but them.  Locks: SUPER.
+ */
 static void
 record_errors (const struct super_writer *sw, struct ext2_super_block *sb)
 {
@@ -144,14 +146,14 @@ record_errors (const struct super_writer *sw, struct ext2_super_block *sb)
     sb->s_first_error_ino = 0;
     sb->s_first_error_block = first->block;
     memcpy (sb->s_first_error_func, first->func, sizeof first->func);
-    sb->s_first_error_line = first->line;
+    sb->s_first_error_line = ext2fs_cpu_to_le32 (first->line);
     sb->s_first_error_errcode = first->code;
   }
   set_time (&sb->s_last_error_time, &sb->s_last_error_time_hi, last->time);
   sb->s_last_error_ino = 0;
   sb->s_last_error_block = last->block;
   memcpy (sb->s_last_error_func, last->func, sizeof last->func);
-  sb->s_last_error_line = last->line;
+  sb->s_last_error_line = ext2fs_cpu_to_le32 (last->line);
   sb->s_last_error_errcode = last->code;
 }
 

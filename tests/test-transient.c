@@ -122,7 +122,7 @@ one_request (struct run *r, const struct fault *f)
     break;
   case 7:
     flags |= FILE_MAY_TRIM;
-    /* fall through */
+    __attribute__ ((__fallthrough__));
   case 8:
     REPEATED (f, file_zero (r->inode, count, offset, flags));
     memset (r->shadow.data + offset, 0, count);
