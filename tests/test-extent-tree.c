@@ -70,7 +70,7 @@ lock (struct model *m)
 {
   inode_map_lock_exclusive (m->inode);
   lock_acquire (&m->fs->lock);
-  assert_ok (filesystem_begin_change (m->fs));
+  assert_ok (inode_begin_change (m->inode));
 }
 
 static void
