@@ -65,12 +65,19 @@ open_with_libext2fs (struct filesystem *fs, const struct super_verdict *v)
   return EBUSY;
 }
 
-static void
-note_geometry (struct filesystem *fs)
+/* Where everything is.  Locks: FS. */
+static errcode_t
+load_geometry (struct filesystem *fs, const struct super_verdict *v)
 {
+  errcode_t err = open_with_libext2fs (fs, v);
+
+  if (err)
+    return err;
   fs->first_block = fs->e2->super->s_first_data_block;
   fs->blocks = ext2fs_blocks_count (fs->e2->super);
   fs->original_state = fs->e2->super->s_state;
+  err = syszone_build (&fs->zones, fs->e2);
+  return err ? err : mmp_protect_block (fs);
 }
 
 static errcode_t
@@ -101,14 +108,13 @@ protect_journal (struct filesystem *fs)
 /* A journal that holds something is replayed by whoever looks next, over
  * all that was written since: even if the superblock does not say
  * needs_recovery.  Not by us: for Linux it does not exist, so it may be
- * older than what is on disk.  Locks: FS.
+ * older than what is on disk.
+ *
+ * An error that it has recorded is left there, for e2fsck.  Locks: FS.
  */
 static errcode_t
 check_journal (struct filesystem *fs)
 {
-  struct recovery r;
-  errcode_t err;
-
   if (fs->journal == NULL)
     return 0;
   if (fs->journal->super.start != 0) {
@@ -118,32 +124,25 @@ check_journal (struct filesystem *fs)
   }
   if (fs->journal->super.error == 0)
     return 0;
-  if (!fs->writable) {
-    log_warning ("the journal has recorded an error: what is read may be "
-                 "wrong, run e2fsck -f");
-    return 0;
+  if (fs->writable) {
+    log_error ("the journal has recorded an error: run e2fsck -f, or serve "
+               "it read-only with -r");
+    return EROFS;
   }
-  /* Replays nothing, and hands the error on to the superblock. */
-  if ((err = recover_journal (fs, fs->journal, fs->dev, &r)) ||
-      (err = recover_finish (fs)))
-    return err;
-  log_error ("the journal has recorded an error: run e2fsck -f, or serve it "
-             "read-only with -r");
-  return EROFS;
+  log_warning ("the journal has recorded an error: what is read may be "
+               "wrong, run e2fsck -f");
+  return 0;
 }
 
 static errcode_t
-load (struct filesystem *fs, const struct super_verdict *v)
+load (struct filesystem *fs, const struct super_verdict *v,
+      const struct filesystem_options *opts)
 {
   errcode_t err;
 
   LOCK_FOR_SCOPE (&fs->lock);
-  err = open_with_libext2fs (fs, v);
-  if (err)
-    return err;
-  note_geometry (fs);
-  if ((err = syszone_build (&fs->zones, fs->e2)) ||
-      (err = mmp_protect_block (fs)) || (err = check_root_directory (fs)) ||
+  if ((err = load_geometry (fs, v)) ||
+      (err = check_root_directory (fs)) ||
       (err = journal_load (fs, &fs->journal)) ||
       (err = check_journal (fs)) || (err = protect_journal (fs)) ||
       (err = orphan_load (fs)) || (err = alloc_init (fs)) ||
@@ -160,32 +159,31 @@ load (struct filesystem *fs, const struct super_verdict *v)
 }
 
 /* As much as it takes to find the journal; nothing else can be trusted
- * yet.  Replays it onto OUT.
+ * yet.  Replays it, onto the device or in OVERLAY.
  */
 static errcode_t
 load_and_replay (struct filesystem *fs, const struct super_verdict *v,
-                 struct device *out, struct recovery *r)
+                 const struct filesystem_options *opts,
+                 struct overlay *overlay, struct recovery *r)
 {
   errcode_t err;
 
   LOCK_FOR_SCOPE (&fs->lock);
-  err = open_with_libext2fs (fs, v);
-  if (err)
-    return err;
-  note_geometry (fs);
-  if ((err = syszone_build (&fs->zones, fs->e2)) ||
+  if ((err = load_geometry (fs, v)) ||
       (err = journal_load (fs, &fs->journal)))
     return err;
-  return recover_journal (fs, fs->journal, out, r);
+  return recover_journal (fs, fs->journal,
+                          overlay ? overlay_device (overlay) : fs->dev, r);
 }
 
 static errcode_t
-load_and_finish (struct filesystem *fs, const struct super_verdict *v)
+load_and_finish (struct filesystem *fs, const struct super_verdict *v,
+                 const struct filesystem_options *opts)
 {
   errcode_t err;
 
   LOCK_FOR_SCOPE (&fs->lock);
-  err = open_with_libext2fs (fs, v);
+  err = load_geometry (fs, v);
   return err ? err : recover_finish (fs);
 }
 
@@ -239,31 +237,118 @@ filesystem_new (struct device *dev, const struct super_verdict *v,
   return NULL;
 }
 
-/* Replays the journal of the filesystem on DEV, onto it or onto OVERLAY.
+/* Replays the journal of the filesystem on DEV, onto it or in OVERLAY.
  * What was read for that is forgotten: the replay may have replaced it.
  */
 static errcode_t
-replay (struct device *dev, const struct super_verdict *v,
-        struct overlay *overlay)
+replay (struct device *dev, const struct super_verdict *disk,
+        const struct filesystem_options *opts, struct overlay *overlay,
+        struct recovery *r)
 {
-  struct filesystem *fs = filesystem_new (dev, v, 0);
-  struct recovery r;
+  struct filesystem *fs = filesystem_new (dev, disk, 0);
   errcode_t err;
 
   if (fs == NULL)
     return ENOMEM;
-  err = load_and_replay (fs, v, overlay ? overlay_device (overlay) : dev,
-                         &r);
+  err = load_and_replay (fs, disk, opts, overlay, r);
   filesystem_free (fs);
-  if (!err)
-    log_warning ("replayed the journal%s: %u transactions, %u blocks",
-                 overlay ? " in memory" : "", r.transactions, r.blocks);
   return err;
 }
 
+static void
+say_replayed (const struct recovery *r, const char *where)
+{
+  log_warning ("replayed the journal%s: %u transactions, %u blocks", where,
+               r->transactions, r->blocks);
+}
+
+/* Judging: nothing is written. */
+
+struct finding {
+  struct super_verdict disk;    /* of the device as it is */
+  struct super_verdict v;       /* with the journal replayed, if it must be */
+  struct recovery r;            /* what was replayed, in memory */
+};
+
+/* Replays the journal in memory and judges the superblock again. */
+static errcode_t
+recover_in_memory (struct device *dev, bool want_write,
+                   const struct filesystem_options *opts, struct finding *f,
+                   struct overlay **overlayp)
+{
+  struct overlay *overlay = overlay_new (dev, f->disk.block_size);
+  errcode_t err;
+
+  if (overlay == NULL)
+    return ENOMEM;
+  *overlayp = overlay;
+  err = replay (dev, &f->disk, opts, overlay, &f->r);
+  if (err)
+    return err;
+  overlay_freeze (overlay);
+  return super_check (overlay_device (overlay), want_write, &f->v);
+}
+
+/* The filesystem on DEV as V judges it. */
+static errcode_t
+load_judged (struct device *dev, const struct super_verdict *v,
+             const struct filesystem_options *opts, struct filesystem **fsp)
+{
+  struct filesystem *fs = filesystem_new (dev, v, opts->cache_size);
+  errcode_t err;
+
+  if (fs == NULL)
+    return ENOMEM;
+  fs->syncer.interval = (uint64_t) opts->commit_ms * 1000;
+  fs->reserve = opts->reserve;
+  err = load (fs, v, opts);
+  if (err)
+    filesystem_free (fs);
+  else
+    *fsp = fs;
+  return err;
+}
+
+/* Reads and judges all that can be a reason to refuse.  *FSP is the
+ * filesystem as it is found; if its journal had to be replayed, that was
+ * done in memory, in fs->overlay.
+ */
+static errcode_t
+judge (struct device *dev, const struct filesystem_options *opts,
+       struct finding *f, struct filesystem **fsp)
+{
+  const bool want_write = dev->writable && !opts->readonly;
+  struct overlay *overlay = NULL;
+  errcode_t err;
+
+  err = super_check (dev, want_write, &f->disk);
+  if (err)
+    return err;
+  f->v = f->disk;
+  if (f->disk.recover)
+    err = recover_in_memory (dev, want_write, opts, f, &overlay);
+  if (!err)
+    err = load_judged (overlay ? overlay_device (overlay) : dev, &f->v, opts,
+                       fsp);
+  if (err) {
+    overlay_free (overlay);
+    return err;
+  }
+  (*fsp)->overlay = overlay;
+  /* A journal that brings the feature must be replayed before the block can
+   * be ours, so look now whether it can.
+   */
+  if ((*fsp)->writable && f->v.mmp && !f->disk.mmp &&
+      (err = mmp_look ((*fsp)->dev, &f->v.judged)))
+    filesystem_free (*fsp);
+  return err;
+}
+
+/* Opening. */
+
 /* The log is empty: only the superblock does not know yet. */
 static errcode_t
-finish (struct device *dev)
+finish (struct device *dev, const struct filesystem_options *opts)
 {
   struct super_verdict v;
   struct filesystem *fs;
@@ -275,117 +360,111 @@ finish (struct device *dev)
   fs = filesystem_new (dev, &v, 0);
   if (fs == NULL)
     return ENOMEM;
-  err = load_and_finish (fs, &v);
+  err = load_and_finish (fs, &v, opts);
   filesystem_free (fs);
   return err;
 }
 
-/* The filesystem on DEV as V judges it. */
 static errcode_t
-open_judged (struct device *dev, const struct super_verdict *v,
-             const struct filesystem_options *opts, struct filesystem **fsp)
+recover_to_disk (struct device *dev, const struct finding *f,
+                 const struct filesystem_options *opts)
 {
-  struct filesystem *fs = filesystem_new (dev, v, opts->cache_size);
+  struct recovery r;
   errcode_t err;
 
-  if (fs == NULL)
-    return ENOMEM;
-  fs->syncer.interval = (uint64_t) opts->commit_ms * 1000;
-  err = load (fs, v);
-  if (!err && fs->writable)
-    err = syncer_start (fs);
-  if (err) {
-    filesystem_free (fs);
-    return err;
-  }
-  log_debug ("opened: %llu blocks of %u bytes, %u groups, %s",
-             (unsigned long long) fs->blocks, fs->block_size,
-             (unsigned) fs->e2->group_desc_count,
-             fs->writable ? "writable" : "read-only");
-  *fsp = fs;
-  return 0;
-}
-
-/* Replays the journal and judges DEV, or in *OVERLAY a layer over it,
- * again.
- */
-static errcode_t
-recover_and_judge (struct device *dev, bool want_write,
-                   struct super_verdict *v, struct overlay **overlay)
-{
-  const bool to_disk = !v->readonly;
-  errcode_t err;
-
-  if (!to_disk) {
-    *overlay = overlay_new (dev, v->block_size);
-    if (*overlay == NULL)
-      return ENOMEM;
-  }
-  v->readonly = true;           /* for libext2fs, while replaying */
-  err = replay (dev, v, *overlay);
-  if (!err && to_disk)
-    err = finish (dev);
-  else if (!err)
-    overlay_freeze (*overlay);
+  err = replay (dev, &f->disk, opts, NULL, &r);
   if (!err)
-    err = super_check (*overlay ? overlay_device (*overlay) : dev,
-                       want_write, v);
-  if (*overlay)
-    v->readonly = true;         /* whatever the replay has brought */
+    err = finish (dev, opts);
+  if (!err)
+    say_replayed (&r, "");
   return err;
 }
 
-/* Takes the filesystem if V says that it must be, and judges it again:
- * whoever has had it until now may have changed it since.
+/* What must be done to the device before the filesystem that was found can
+ * be written: it is taken (MMP), or its journal replayed.  *DONE if there is
+ * nothing left.  Otherwise judge again: what was found is not true any more,
+ * and whoever has had it until now may have changed it.
  */
 static errcode_t
-take (struct device *dev, const struct filesystem_options *opts,
-      bool want_write, struct super_verdict *v, struct mmp **mmp)
+prepare_device (struct device *dev, const struct filesystem_options *opts,
+                const struct finding *f, struct mmp **mmp, bool *replayed,
+                bool *done)
 {
+  struct super_verdict disk = f->disk;
+
+  if (disk.mmp && *mmp == NULL)
+    return mmp_start (dev, &disk.judged, opts, mmp);
+  if (disk.recover && !*replayed) {
+    *replayed = true;
+    return recover_to_disk (dev, f, opts);
+  }
+  *done = true;
+  if (!disk.recover)
+    return 0;
+  log_error ("somebody else has used the filesystem while it was being "
+             "opened: end the other server, then try again");
+  return EBUSY;
+}
+
+/* *FSP is loaded, and the device ready for it. */
+static errcode_t
+judge_and_prepare (struct device *dev, const struct filesystem_options *opts,
+                   struct mmp **mmp, struct filesystem **fsp)
+{
+  struct filesystem *fs;
+  bool replayed = false, done;
+  struct finding f;
   errcode_t err;
 
-  if (*mmp || !v->mmp || v->readonly)
-    return 0;
-  err = mmp_start (dev, &v->judged, opts, mmp);
-  return err ? err : super_check (dev, want_write, v);
+  for (;;) {
+    err = judge (dev, opts, &f, &fs);
+    if (err)
+      return err;
+    done = !fs->writable;
+    if (!done)
+      err = prepare_device (dev, opts, &f, mmp, &replayed, &done);
+    if (done && !err)
+      break;
+    filesystem_free (fs);
+    if (err)
+      return err;
+  }
+  if (fs->overlay)
+    say_replayed (&f.r, " in memory");
+  *fsp = fs;
+  return 0;
 }
 
 errcode_t
 filesystem_open (struct device *dev, const struct filesystem_options *opts,
                  struct filesystem **fsp)
 {
-  const bool want_write = dev->writable && !opts->readonly;
-  struct overlay *overlay = NULL;
+  struct filesystem *fs = NULL;
   struct mmp *mmp = NULL;
-  struct super_verdict v;
   errcode_t err;
 
-  err = super_check (dev, want_write, &v);
-  if (!err)
-    err = take (dev, opts, want_write, &v, &mmp);
-  if (!err && v.recover)
-    err = recover_and_judge (dev, want_write, &v, &overlay);
-  if (!err)                     /* the replay may have brought the feature */
-    err = take (dev, opts, want_write, &v, &mmp);
-  if (!err && v.recover) {
-    log_error ("somebody else has used the filesystem while it was being "
-               "opened: end the other server, then try again");
-    err = EBUSY;
-  }
-  if (!err)
-    err = open_judged (overlay ? overlay_device (overlay) : dev, &v, opts,
-                       fsp);
+  err = judge_and_prepare (dev, opts, &mmp, &fs);
+  if (!err && fs->writable)
+    err = syncer_start (fs);
   if (err) {
-    overlay_free (overlay);
+    if (fs)
+      filesystem_free (fs);
     mmp_stop (mmp, true);
+    return err;
   }
-  else {
-    (*fsp)->reserve = opts->reserve;
-    (*fsp)->overlay = overlay;
-    (*fsp)->mmp = mmp;
-    mmp_attach (mmp, *fsp);
+  if (!fs->writable) {          /* others have changed that meanwhile */
+    mmp_stop (mmp, true);
+    mmp = NULL;
   }
-  return err;
+  orphan_warn (fs);
+  log_debug ("opened: %llu blocks of %u bytes, %u groups, %s",
+             (unsigned long long) fs->blocks, fs->block_size,
+             (unsigned) fs->e2->group_desc_count,
+             fs->writable ? "writable" : "read-only");
+  fs->mmp = mmp;
+  mmp_attach (mmp, fs);
+  *fsp = fs;
+  return 0;
 }
 
 errcode_t

@@ -127,11 +127,23 @@ struct filesystem_options {
  * whether files may be written.
  *
  * A journal that needs it is replayed: onto DEV, or in memory if DEV must
- * not be written or the filesystem has features that forbid it.  That, and
- * the transfer of an error from the journal to the superblock, is all that
- * is written to DEV; if the log is damaged, nothing is.  Before, the block
- * of mmp.c is, which also makes opening take time; or after, if it is the
- * replay that brings the feature.
+ * not be written or the filesystem has features that forbid it.
+ *
+ * Nothing is written before everything that can be a reason to refuse has
+ * been asked.  So the order is:
+ *
+ *   1. Judge: superblock, descriptors, journal and its log, root directory,
+ *      orphans; with a journal to be replayed, all that as it will be then,
+ *      replayed in memory.
+ *   2. With mmp: take the filesystem (mmp.h), which takes time; then 1
+ *      again, because others may have had it until now.
+ *   3. With a journal to be replayed: replay it onto DEV, then 1 again.
+ *   4. Serve what the last 1 has loaded.
+ *
+ * If 1 finds that it can only be read, that is served at once, and DEV not
+ * written.  What can still refuse after a write: somebody else who has
+ * changed the filesystem or holds its block (2, or 3 if it is the journal
+ * that brings the feature); the device; memory.
  *
  * EBUSY: mmp_start says so, or the image was changed by somebody else
  * during the call.

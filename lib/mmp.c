@@ -233,6 +233,14 @@ refuse_active (const struct mmp *m)
 }
 
 static errcode_t
+refuse_fsck (const struct mmp *m)
+{
+  return refuse (m, "e2fsck or a tool like it is at work on the filesystem",
+                 "wait for it to end; if it died, run "
+                 "tune2fs -f -E clear_mmp, then e2fsck");
+}
+
+static errcode_t
 refuse_unusable (const struct mmp *m, errcode_t err)
 {
   char why[128];
@@ -310,9 +318,7 @@ wait_for_others (struct mmp *m, const struct filesystem_options *opts,
   if (seq == EXT4_MMP_SEQ_CLEAN)
     return 0;
   if (seq == EXT4_MMP_SEQ_FSCK)
-    return refuse (m, "e2fsck or a tool like it is at work on the filesystem",
-                   "wait for it to end; if it died, run "
-                   "tune2fs -f -E clear_mmp, then e2fsck");
+    return refuse_fsck (m);
   if (seq > EXT4_MMP_SEQ_MAX)
     return refuse_unusable (m, EXT2_ET_MMP_UNKNOWN_SEQ);
   check = largest (check, ext2fs_le16_to_cpu (m->block.mmp_check_interval));
@@ -372,6 +378,20 @@ use_super (struct mmp *m, struct ext2_super_block *sb)
   if (m->interval > EXT4_MMP_MAX_UPDATE_INTERVAL)
     m->interval = EXT4_MMP_MAX_UPDATE_INTERVAL;
   return 0;
+}
+
+errcode_t
+mmp_look (struct device *dev, struct ext2_super_block *sb)
+{
+  struct mmp m = { .dev = dev };
+  errcode_t err = use_super (&m, sb);
+
+  if (err)
+    return err;
+  err = read_block (&m);
+  if (!err && sequence (&m) == EXT4_MMP_SEQ_FSCK)
+    return refuse_fsck (&m);
+  return err ? refuse_unusable (&m, err) : 0;
 }
 
 /* Keeping it. */

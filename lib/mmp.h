@@ -24,8 +24,9 @@ struct filesystem_options;
 struct mmp;
 
 /* Takes the filesystem on DEV, whose superblock SB (host order) has the
- * feature and passed super_check, and keeps it for writing until mmp_stop with a thread of its own.  Takes time: mmp.c
- * says how long.
+ * feature and passed super_check, and whose block is none of the metadata
+ * (mmp_protect_block), and keeps it for writing until mmp_stop with a thread
+ * of its own.  Takes time: mmp.c says how long.
  *
  * What has been read from the device before is worth nothing: somebody
  * else may have had the filesystem until now.
@@ -39,6 +40,11 @@ extern errcode_t mmp_start (struct device *dev,
                             const struct filesystem_options *opts,
                             struct mmp **mp);
 
+/* Could mmp_start take it?  Only reads, and does not wait: it may be in use
+ * all the same.  One line has been logged on error.  Locks: none held.
+ */
+extern errcode_t mmp_look (struct device *dev, struct ext2_super_block *sb);
+
 /* FS, which must not be freed before mmp_stop, has been opened: it is told
  * if the filesystem gets lost, or has been since mmp_start.  Until then
  * only the device is revoked.  M may be NULL.  Locks: none held.
@@ -51,7 +57,9 @@ extern void mmp_attach (struct mmp *m, struct filesystem *fs);
  */
 extern void mmp_stop (struct mmp *m, bool clean);
 
-/* Keeps FS's files off the block: adds it to fs->zones.  Locks: FS. */
+/* Keeps FS's files off the block: adds it to fs->zones.
+ * EXT2_ET_MMP_BAD_BLOCK if it is there already.  Locks: FS.
+ */
 extern errcode_t mmp_protect_block (struct filesystem *fs);
 
 #endif /* EXT2SERVE_MMP_H */

@@ -202,11 +202,16 @@ orphan_load (struct filesystem *fs)
                  errcode_text (err, why, sizeof why));
     fs->writable = false;
   }
-  else if (fs->orphans.count > 0)
+  return 0;
+}
+
+void
+orphan_warn (const struct filesystem *fs)
+{
+  if (fs->orphans.count > 0)
     log_warning ("%zu orphan inodes (deleted or truncated files, not yet "
                  "freed) are left as they are: run e2fsck, or mount it with "
                  "Linux, to get their space back", fs->orphans.count);
-  return 0;
 }
 
 void

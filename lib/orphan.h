@@ -25,6 +25,10 @@ struct orphans {
  * fs->writable, with a warning.  Locks: FS.
  */
 extern errcode_t orphan_load (struct filesystem *fs);
+
+/* FS, which has some, is going to be served: says so.  Locks: none. */
+extern void orphan_warn (const struct filesystem *fs);
+
 extern void orphan_free (struct filesystem *fs);
 
 /* Is it one?  Locks: none. */

@@ -151,12 +151,6 @@ check_state (const struct ext2_super_block *sb, bool want_write,
 }
 
 static void
-check_replay (const struct ext2_super_block *sb, struct super_verdict *v)
-{
-  v->readonly = sb->s_feature_ro_compat & ~RO_COMPAT_SERVED;
-}
-
-static void
 check_readonly (const struct ext2_super_block *sb, struct super_verdict *v)
 {
   uint32_t other = sb->s_feature_ro_compat & ~RO_COMPAT_SERVED;
@@ -277,8 +271,8 @@ super_check (struct device *dev, bool want_write, struct super_verdict *v)
   v->recover = u.sb.s_feature_incompat & EXT3_FEATURE_INCOMPAT_RECOVER;
   if ((err = check_state (&u.sb, want_write, v->recover)))
     return err;
-  if (want_write && v->recover)
-    check_replay (&u.sb, v);
+  if (v->recover)
+    v->readonly = true;
   else if (want_write)
     check_readonly (&u.sb, v);
   return 0;
@@ -319,6 +313,9 @@ super_unchanged (const struct super_verdict *v,
     sb->s_blocks_count_hi == old->s_blocks_count_hi &&
     sb->s_blocks_per_group == old->s_blocks_per_group &&
     sb->s_reserved_gdt_blocks == old->s_reserved_gdt_blocks &&
+    sb->s_desc_size == old->s_desc_size &&
+    sb->s_first_meta_bg == old->s_first_meta_bg &&
+    sb->s_mmp_block == old->s_mmp_block &&
     sb->s_inodes_count == old->s_inodes_count &&
     sb->s_inodes_per_group == old->s_inodes_per_group &&
     sb->s_inode_size == old->s_inode_size &&

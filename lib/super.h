@@ -28,8 +28,8 @@ struct super_verdict {
  * writing is unsafe, logs a warning and sets readonly.  Writes nothing.
  *
  * With v->recover, the superblock is from before the replay of the
- * journal, and will be judged again after it: no warnings yet, and
- * readonly says whether the journal may be replayed on the device.
+ * journal, and is to be judged again after it, in memory at first: no
+ * warnings yet, and readonly is set.
  */
 extern errcode_t super_check (struct device *dev, bool want_write,
                               struct super_verdict *v);

@@ -380,14 +380,26 @@ test_recovery (void **state)
 static void
 refused_as_it_is (struct memdev *md, errcode_t expect)
 {
+  const uint64_t changes = memdev_count (md, MEMDEV_CHANGES);
   struct memdev *before = memdev_copy (md);
   struct shared s;
   struct filesystem *fs;
 
   share (&s, md);
   assert_int_equal (open_shared (&s, &fs), expect);
+  assert_int_equal (memdev_count (md, MEMDEV_CHANGES), changes);
   assert_memory_equal (md->mem, before->mem, md->dev.size);
   memdev_free (before);
+}
+
+static void
+seal_super (struct memdev *md)
+{
+  struct ext2_super_block *sb = image_super (md);
+
+  sb->s_checksum = ext2fs_cpu_to_le32
+    (ext2fs_crc32c_le (~0u, (unsigned char *) sb,
+                       offsetof (struct ext2_super_block, s_checksum)));
 }
 
 static void
@@ -413,9 +425,46 @@ test_refused (void **state)
   refused_as_it_is (md, EXT2_ET_MMP_CSUM_INVALID);
   for (i = 0; i < 4; i++) {
     image_super (md)->s_mmp_block = bad_blocks[i];
+    seal_super (md);
     refused_as_it_is (md, EXT2_ET_MMP_BAD_BLOCK);
   }
   memdev_free (md);
+  memdev_free (good);
+}
+
+/* A block that could be taken, but lies in metadata; and one in its place,
+ * in a filesystem that is refused for another reason.
+ */
+static void
+test_judged_first (void **state)
+{
+  struct memdev *good = image_make ("-t ext4 -b 1024 -O mmp,^metadata_csum "
+                                    "-E mmp_update_interval=1",
+                                    UINT64_C (8) << 20, files), *md;
+  const struct ext2_group_desc *desc
+    = (struct ext2_group_desc *) (good->mem + 2048);
+  const uint64_t places[] = {
+    2, 3, desc->bg_block_bitmap, desc->bg_inode_bitmap, desc->bg_inode_table,
+  };
+  struct ext2_inode *root = (struct ext2_inode *)
+    (good->mem + 1024 * desc->bg_inode_table
+     + EXT2_INODE_SIZE (image_super (good)));
+  unsigned i;
+
+  (void) state;
+  for (i = 0; i < sizeof places / sizeof *places; i++) {
+    md = memdev_copy (good);
+    image_super (md)->s_mmp_block = places[i];
+    memcpy (md->mem + places[i] * 1024,
+            good->mem + image_super (good)->s_mmp_block * 1024, 4);
+    refused_as_it_is (md, i == 0 ? EXT2_FILSYS_CORRUPTED
+                      : EXT2_ET_MMP_BAD_BLOCK);
+    assert_int_equal (waits, 0);
+    memdev_free (md);
+  }
+  root->i_mode = LINUX_S_IFREG | 0644;
+  refused_as_it_is (good, EXT2_ET_NO_DIRECTORY);
+  assert_int_equal (waits, 0);
   memdev_free (good);
 }
 
@@ -629,6 +678,7 @@ main (void)
     cmocka_unit_test (test_after_crash),
     cmocka_unit_test (test_recovery),
     cmocka_unit_test (test_refused),
+    cmocka_unit_test (test_judged_first),
     cmocka_unit_test (test_race),
     cmocka_unit_test (test_given_up),
     cmocka_unit_test (test_writes_fail),
