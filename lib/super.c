@@ -48,7 +48,9 @@ static const struct feature incompat_refused[] = {
   { 0, NULL },
 };
 
-/* Read-only compatible features whose upkeep is done, or is none. */
+/* Read-only compatible features whose upkeep is done, or is none: a project
+ * is only counted where there is quota as well.
+ */
 #define RO_COMPAT_SERVED                                                \
   (EXT2_FEATURE_RO_COMPAT_SPARSE_SUPER |                                \
    EXT2_FEATURE_RO_COMPAT_LARGE_FILE |                                  \
@@ -56,13 +58,12 @@ static const struct feature incompat_refused[] = {
    EXT4_FEATURE_RO_COMPAT_DIR_NLINK |                                   \
    EXT4_FEATURE_RO_COMPAT_EXTRA_ISIZE |                                 \
    EXT4_FEATURE_RO_COMPAT_METADATA_CSUM |                               \
-   EXT4_FEATURE_RO_COMPAT_VERITY |                                      \
+   EXT4_FEATURE_RO_COMPAT_PROJECT | EXT4_FEATURE_RO_COMPAT_VERITY |                                      \
    EXT4_FEATURE_RO_COMPAT_ORPHAN_PRESENT)
 
 static const struct feature ro_compat_readonly[] = {
   { EXT4_FEATURE_RO_COMPAT_BIGALLOC, "bigalloc" },
   { EXT4_FEATURE_RO_COMPAT_QUOTA, "quota" },
-  { EXT4_FEATURE_RO_COMPAT_PROJECT, "project" },
   { EXT4_FEATURE_RO_COMPAT_READONLY, "read-only" },
   { EXT4_FEATURE_RO_COMPAT_SHARED_BLOCKS, "shared_blocks" },
   { EXT4_FEATURE_RO_COMPAT_HAS_SNAPSHOT, "has_snapshot" },
@@ -128,25 +129,35 @@ check_journal (const struct ext2_super_block *sb)
   return 0;
 }
 
-/* Is the state one in which the bitmaps and trees can be trusted? */
+/* Is the state one in which the bitmaps and trees can be trusted?  Errors
+ * that were counted, but do not show in the state any more, may have been
+ * repaired or not.
+ */
 static errcode_t
 check_state (const struct ext2_super_block *sb, bool want_write,
-             bool recover)
+             struct super_verdict *v)
 {
+  bool refuse = want_write;
   const char *what;
 
-  if ((sb->s_state & EXT2_ERROR_FS) || sb->s_error_count != 0)
+  if (sb->s_state & EXT2_ERROR_FS)
     what = "the filesystem is marked as having errors";
   else if (!(sb->s_state & EXT2_VALID_FS))
     what = "the filesystem was not unmounted cleanly";
+  else if (sb->s_error_count != 0) {
+    what = "the filesystem has errors on record";
+    refuse = false;
+    v->readonly = true;
+  }
   else
     return 0;
-  if (want_write) {
+  if (refuse) {
     log_error ("%s: run e2fsck -f, or serve it read-only with -r", what);
     return EROFS;
   }
-  if (!recover)
-    log_warning ("%s: what is read may be wrong, run e2fsck -f", what);
+  if (!v->recover)
+    log_warning ("%s%s: what is read may be wrong, run e2fsck -f",
+                 want_write ? "serving read-only: " : "", what);
   return 0;
 }
 
@@ -269,7 +280,7 @@ super_check (struct device *dev, bool want_write, struct super_verdict *v)
       (err = check_journal (&u.sb)))
     return err;
   v->recover = u.sb.s_feature_incompat & EXT3_FEATURE_INCOMPAT_RECOVER;
-  if ((err = check_state (&u.sb, want_write, v->recover)))
+  if ((err = check_state (&u.sb, want_write, v)))
     return err;
   if (v->recover)
     v->readonly = true;

@@ -105,6 +105,7 @@ CHANGE (bigalloc, sb->s_feature_ro_compat |=
         sb->s_clusters_per_group = sb->s_blocks_per_group / 16)
 CHANGE (quota, sb->s_feature_ro_compat |= EXT4_FEATURE_RO_COMPAT_QUOTA)
 CHANGE (project, sb->s_feature_ro_compat |= EXT4_FEATURE_RO_COMPAT_PROJECT)
+CHANGE (quota_project, quota (sb); project (sb))
 CHANGE (read_only, sb->s_feature_ro_compat |=
         EXT4_FEATURE_RO_COMPAT_READONLY)
 CHANGE (shared_blocks, sb->s_feature_ro_compat |=
@@ -114,6 +115,7 @@ CHANGE (bad_orphans, sb->s_last_orphan = 7)
 
 CHANGE (errors, sb->s_state |= EXT2_ERROR_FS)
 CHANGE (error_count, sb->s_error_count = 3)
+CHANGE (errors_counted, errors (sb); error_count (sb))
 CHANGE (not_valid, sb->s_state &= ~EXT2_VALID_FS)
 
 /* Larger than a bitmap block has bits. */
@@ -148,7 +150,8 @@ test_refused (void **state)
 {
   EACH (bad_magic, huge_blocks, absurd_blocks, too_large, too_large_64,
         compression, dirdata, unknown_incompat, journal_dev, recover,
-        external_journal, no_journal_inode, no_inodes_per_group,
+        external_journal, no_journal_inode,
+        no_inodes_per_group,
         no_blocks_per_group, inode_size_0, inode_size_odd, first_data_block) {
     if (try (list[i], false) != REFUSED || try (list[i], true) != REFUSED)
       fail_msg ("number %zu is not refused", i);
@@ -158,8 +161,8 @@ test_refused (void **state)
 static void
 test_readonly (void **state)
 {
-  EACH (bigalloc, quota, project, read_only, shared_blocks, unknown_ro,
-        bad_orphans) {
+  EACH (bigalloc, quota, quota_project, read_only, shared_blocks, unknown_ro,
+        bad_orphans, error_count) {
     if (try (list[i], false) != READONLY || try (list[i], true) != READONLY)
       fail_msg ("number %zu is not read-only", i);
   }
@@ -169,7 +172,7 @@ test_readonly (void **state)
 static void
 test_damaged (void **state)
 {
-  EACH (errors, error_count, not_valid) {
+  EACH (errors, errors_counted, not_valid) {
     if (try (list[i], false) != REFUSED || try (list[i], true) != READONLY)
       fail_msg ("number %zu", i);
   }
@@ -193,6 +196,8 @@ test_served (void **state)
   (void) state;
   assert_int_equal (try (nothing, false), SERVED);
   assert_int_equal (try (nothing, true), READONLY);
+  assert_int_equal (try (project, false), SERVED);
+  assert_int_equal (try (project, true), READONLY);
 }
 
 static void
