@@ -106,6 +106,27 @@ check_incompat (const struct ext2_super_block *sb)
   return 0;
 }
 
+/* The journal is not in the filesystem.  Replaying it takes e2fsck, and
+ * tune2fs removes it although it does not find its device, but not if there
+ * is something to replay.
+ */
+static errcode_t
+refuse_external_journal (const struct ext2_super_block *sb)
+{
+  const bool recover
+    = sb->s_feature_incompat & EXT3_FEATURE_INCOMPAT_RECOVER;
+
+  log_error ("the filesystem has an external journal, which is not "
+             "supported: %stune2fs -f -O ^has_journal removes it",
+             recover ? "e2fsck -fy -j JOURNAL-DEVICE replays what is in it, "
+             "then " : "");
+  return EXT2_ET_UNSUPP_FEATURE;
+}
+
+/* As in Linux, what is an internal journal is said by s_journal_inum alone:
+ * some tools set s_journal_uuid as well, which only means something without
+ * it.
+ */
 static errcode_t
 check_journal (const struct ext2_super_block *sb)
 {
@@ -119,14 +140,20 @@ check_journal (const struct ext2_super_block *sb)
     }
     return 0;
   }
-  if (sb->s_journal_inum == 0 || sb->s_journal_dev != 0 ||
-      memcmp (sb->s_journal_uuid, no_uuid, sizeof no_uuid) != 0) {
-    log_error ("the filesystem has an external journal, which is not "
-               "supported: remove it with e2fsck followed by "
-               "tune2fs -O ^has_journal");
-    return EXT2_ET_UNSUPP_FEATURE;
+  if (sb->s_journal_inum != 0 && sb->s_journal_dev != 0) {
+    log_error ("the superblock names a journal in the filesystem and an "
+               "external one, and Linux refuses it too: debugfs -w -R 'ssv "
+               "journal_dev 0' leaves the one in the filesystem");
+    return EXT2_ET_CORRUPT_SUPERBLOCK;
   }
-  return 0;
+  if (sb->s_journal_inum != 0)
+    return 0;
+  if (sb->s_journal_dev != 0 ||
+      memcmp (sb->s_journal_uuid, no_uuid, sizeof no_uuid) != 0)
+    return refuse_external_journal (sb);
+  log_error ("the superblock says has_journal but does not say where: run "
+             "e2fsck -f");
+  return EXT2_ET_CORRUPT_SUPERBLOCK;
 }
 
 /* Is the state one in which the bitmaps and trees can be trusted?  Errors

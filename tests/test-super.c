@@ -91,6 +91,12 @@ CHANGE (recover, sb->s_feature_incompat |= EXT3_FEATURE_INCOMPAT_RECOVER)
 CHANGE (external_journal,
         sb->s_feature_compat |= EXT3_FEATURE_COMPAT_HAS_JOURNAL;
         sb->s_journal_inum = 0; memset (sb->s_journal_uuid, 7, 16))
+CHANGE (external_device,
+        sb->s_feature_compat |= EXT3_FEATURE_COMPAT_HAS_JOURNAL;
+        sb->s_journal_inum = 0; sb->s_journal_dev = 0x0801)
+CHANGE (two_journals,
+        sb->s_feature_compat |= EXT3_FEATURE_COMPAT_HAS_JOURNAL;
+        sb->s_journal_inum = 8; sb->s_journal_dev = 0x0801)
 CHANGE (no_journal_inode,
         sb->s_feature_compat |= EXT3_FEATURE_COMPAT_HAS_JOURNAL;
         sb->s_journal_inum = 0)
@@ -150,7 +156,7 @@ test_refused (void **state)
 {
   EACH (bad_magic, huge_blocks, absurd_blocks, too_large, too_large_64,
         compression, dirdata, unknown_incompat, journal_dev, recover,
-        external_journal, no_journal_inode,
+        external_journal, external_device, no_journal_inode, two_journals,
         no_inodes_per_group,
         no_blocks_per_group, inode_size_0, inode_size_odd, first_data_block) {
     if (try (list[i], false) != REFUSED || try (list[i], true) != REFUSED)
