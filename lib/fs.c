@@ -159,7 +159,7 @@ load (struct filesystem *fs, const struct super_verdict *v,
 }
 
 /* As much as it takes to find the journal; nothing else can be trusted
- * yet.  Replays it, onto the device or in OVERLAY.
+ * yet.  Replays it, see recover_journal.
  */
 static errcode_t
 load_and_replay (struct filesystem *fs, const struct super_verdict *v,
@@ -172,8 +172,7 @@ load_and_replay (struct filesystem *fs, const struct super_verdict *v,
   if ((err = load_geometry (fs, v)) ||
       (err = journal_load (fs, &fs->journal)))
     return err;
-  return recover_journal (fs, fs->journal,
-                          overlay ? overlay_device (overlay) : fs->dev, r);
+  return recover_journal (fs, fs->journal, overlay, r);
 }
 
 static errcode_t

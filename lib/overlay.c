@@ -1,12 +1,12 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /* SPDX-FileCopyrightText: 2026 the nbdkit-ext2 authors */
 
-/* Blocks in memory over a device.
+/* A journal as replayed, over the device that holds it.
  *
- * Notes on the design: a log of the writes in the order they came, sorted
- * by block at the freeze, when later ones replace earlier ones.  Writing
- * part of a block takes the rest from what was written to it before, or
- * from the device: rare, so that is looked for by hand.
+ * Notes on the design: a read is cut into pieces, each from one place: a
+ * block that was written here, blocks whose copies follow each other in the
+ * log, or the device as far as neither of these begins.  What is written is
+ * two blocks, so they are looked for one by one.
  */
 
 #include <config.h>
@@ -15,20 +15,21 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "jbd2.h"
 #include "overlay.h"
 
-struct kept {
+struct written {
+  struct written *next;
   uint64_t blkno;
-  size_t order;                 /* of writing */
-  uint8_t *data;                /* one block */
+  uint8_t data[];               /* one block */
 };
 
 struct overlay {
   struct device dev;            /* first: converted back by a cast */
   struct device *under;         /* [constant] */
   uint32_t block_size;          /* [constant] bytes */
-  struct kept *kept;            /* [constant once frozen], then sorted */
-  size_t count, size;           /* [constant once frozen] */
+  struct written *written;      /* [constant once frozen] */
+  struct targets targets;       /* [constant once frozen] */
 };
 
 static struct overlay *
@@ -37,89 +38,137 @@ to_overlay (struct device *dev)
   return (struct overlay *) dev;
 }
 
-/* The first block kept at BLKNO or after it. */
-static size_t
-search (const struct overlay *o, uint64_t blkno)
+/* The first written block at BLKNO or after it, or NULL. */
+static struct written *
+find_written (const struct overlay *o, uint64_t blkno)
 {
-  size_t lo = 0, hi = o->count;
+  struct written *w, *first = NULL;
 
-  while (lo < hi) {
-    size_t mid = lo + (hi - lo) / 2;
+  for (w = o->written; w; w = w->next)
+    if (w->blkno >= blkno && (first == NULL || w->blkno < first->blkno))
+      first = w;
+  return first;
+}
 
-    if (o->kept[mid].blkno < blkno)
-      lo = mid + 1;
-    else
-      hi = mid;
+/* How many targets from I on are neighbours, as are their copies; none of
+ * them is behind block END.
+ */
+static uint64_t
+run_of_copies (const struct overlay *o, size_t i, uint64_t end)
+{
+  const struct target *t = &o->targets.t[i];
+  uint64_t n = 1;
+
+  while (t->blkno + n < end && i + n < o->targets.count &&
+         t[n].blkno == t->blkno + n && t[n].copy == t->copy + n)
+    n++;
+  return n;
+}
+
+/* The magic number that the log has no room for: of block BLKNO, as far as
+ * it lies in the N bytes at OFFSET, which are in P.
+ */
+static void
+unescape (const struct overlay *o, uint64_t blkno, uint8_t *p, uint32_t n,
+          uint64_t offset)
+{
+  const uint32_t magic = ext2fs_cpu_to_be32 (JBD2_MAGIC);
+  const uint64_t at = blkno * o->block_size;
+  uint8_t bytes[sizeof magic];
+  unsigned i;
+
+  memcpy (bytes, &magic, sizeof magic);
+  for (i = 0; i < sizeof magic; i++)
+    if (at + i >= offset && at + i - offset < n)
+      p[at + i - offset] = bytes[i];
+}
+
+/* N bytes at OFFSET, which lie in the LEN targets from I on. */
+static errcode_t
+read_copies (struct overlay *o, size_t i, uint64_t len, uint8_t *p,
+             uint32_t n, uint64_t offset)
+{
+  const struct target *t = &o->targets.t[i];
+  const uint64_t in = offset - t->blkno * o->block_size;
+  errcode_t err;
+
+  err = device_pread (o->under, p, n, t->copy * o->block_size + in);
+  for (; len > 0 && !err; len--, t++)
+    if (t->escaped)
+      unescape (o, t->blkno, p, n, offset);
+  return err;
+}
+
+/* As much of the COUNT bytes at OFFSET as comes from one place: *DONE. */
+static errcode_t
+read_piece (struct overlay *o, uint8_t *p, uint32_t count, uint64_t offset,
+            uint32_t *done)
+{
+  const uint32_t bs = o->block_size;
+  const uint64_t blkno = offset / bs, last = (offset + count - 1) / bs;
+  const struct written *w = find_written (o, blkno);
+  const size_t i = targets_search (&o->targets, blkno);
+  const uint64_t copy = i < o->targets.count ? o->targets.t[i].blkno
+    : UINT64_MAX;
+  uint64_t end = last + 1;      /* of the piece, in blocks */
+
+  if (w && w->blkno == blkno)
+    end = blkno + 1;
+  else if (w && w->blkno < end)
+    end = w->blkno;
+  if (copy == blkno)
+    end = blkno + run_of_copies (o, i, end);
+  else if (copy < end)
+    end = copy;
+  *done = end > last ? count : end * bs - offset;
+
+  if (w && w->blkno == blkno) {
+    memcpy (p, w->data + offset % bs, *done);
+    return 0;
   }
-  return lo;
+  return copy == blkno ? read_copies (o, i, end - blkno, p, *done, offset)
+    : device_pread (o->under, p, *done, offset);
 }
 
 static errcode_t
 ov_pread (struct device *dev, void *buf, uint32_t count, uint64_t offset)
 {
   struct overlay *o = to_overlay (dev);
-  const uint32_t bs = o->block_size;
-  size_t i = search (o, offset / bs);
   uint8_t *p = buf;
+  uint32_t n;
   errcode_t err;
 
-  while (count > 0) {
-    const uint64_t next = i < o->count ? o->kept[i].blkno * bs : UINT64_MAX;
-    uint32_t n = count;
-
-    if (next > offset) {
-      if (n > next - offset)
-        n = next - offset;
-      err = device_pread (o->under, p, n, offset);
-      if (err)
-        return err;
-    }
-    else {
-      if (n > bs - (offset - next))
-        n = bs - (offset - next);
-      memcpy (p, o->kept[i].data + (offset - next), n);
-      i++;
-    }
-    p += n;
-    offset += n;
-    count -= n;
+  for (; count > 0; p += n, offset += n, count -= n) {
+    err = read_piece (o, p, count, offset, &n);
+    if (err)
+      return err;
   }
   return 0;
 }
 
+/* A place for BLKNO, with what has been there so far. */
 static errcode_t
-make_room (struct overlay *o)
-{
-  size_t n = o->size ? 2 * o->size : 256;
-  struct kept *p;
-
-  if (o->count < o->size)
-    return 0;
-  p = realloc (o->kept, n * sizeof *p);
-  if (p == NULL)
-    return ENOMEM;
-  o->kept = p;
-  o->size = n;
-  return 0;
-}
-
-/* What BLKNO holds so far, into DATA. */
-static errcode_t
-old_content (struct overlay *o, uint64_t blkno, uint8_t *data)
+add_written (struct overlay *o, uint64_t blkno, struct written **wp)
 {
   const uint64_t offset = blkno * o->block_size;
-  size_t i;
+  struct written *w = calloc (1, sizeof *w + o->block_size);
+  uint32_t n = o->block_size;
+  errcode_t err;
 
-  for (i = o->count; i > 0; i--) {
-    if (o->kept[i - 1].blkno == blkno) {
-      memcpy (data, o->kept[i - 1].data, o->block_size);
-      return 0;
-    }
+  if (w == NULL)
+    return ENOMEM;
+  if (n > o->dev.size - offset) /* the device may end inside it */
+    n = o->dev.size - offset;
+  err = ov_pread (&o->dev, w->data, n, offset);
+  if (err) {
+    free (w);
+    return err;
   }
-  /* The device may end inside its last block. */
-  memset (data, 0, o->block_size);
-  return device_pread (o->under, data, o->dev.size - offset < o->block_size
-                       ? o->dev.size - offset : o->block_size, offset);
+  w->blkno = blkno;
+  w->next = o->written;
+  o->written = w;
+  *wp = w;
+  return 0;
 }
 
 static errcode_t
@@ -134,18 +183,14 @@ ov_pwrite (struct device *dev, const void *buf, uint32_t count,
   (void) flags;
   while (count > 0) {
     const uint32_t in = offset % bs, n = count < bs - in ? count : bs - in;
-    uint8_t *data = malloc (bs);
+    struct written *w = find_written (o, offset / bs);
 
-    err = data ? make_room (o) : ENOMEM;
-    if (!err && n < bs)
-      err = old_content (o, offset / bs, data);
-    if (err) {
-      free (data);
-      return err;
+    if (w == NULL || w->blkno != offset / bs) {
+      err = add_written (o, offset / bs, &w);
+      if (err)
+        return err;
     }
-    memcpy (data + in, p, n);
-    o->kept[o->count] = (struct kept) { offset / bs, o->count, data };
-    o->count++;
+    memcpy (w->data + in, p, n);
     p += n;
     offset += n;
     count -= n;
@@ -186,13 +231,15 @@ overlay_new (struct device *under, uint32_t block_size)
 void
 overlay_free (struct overlay *o)
 {
-  size_t i;
+  struct written *w;
 
   if (o == NULL)
     return;
-  for (i = 0; i < o->count; i++)
-    free (o->kept[i].data);
-  free (o->kept);
+  while ((w = o->written)) {
+    o->written = w->next;
+    free (w);
+  }
+  targets_free (&o->targets);
   free (o);
 }
 
@@ -202,30 +249,15 @@ overlay_device (struct overlay *o)
   return &o->dev;
 }
 
-/* By block, the latest first. */
-static int
-compare_kept (const void *av, const void *bv)
+void
+overlay_show (struct overlay *o, struct targets *ts)
 {
-  const struct kept *a = av, *b = bv;
-
-  if (a->blkno != b->blkno)
-    return a->blkno < b->blkno ? -1 : 1;
-  return (a->order < b->order) - (a->order > b->order);
+  o->targets = *ts;
+  memset (ts, 0, sizeof *ts);
 }
 
 void
 overlay_freeze (struct overlay *o)
 {
-  size_t i, n = 0;
-
-  if (o->count > 0)
-    qsort (o->kept, o->count, sizeof *o->kept, compare_kept);
-  for (i = 0; i < o->count; i++) {
-    if (n > 0 && o->kept[i].blkno == o->kept[n - 1].blkno)
-      free (o->kept[i].data);
-    else
-      o->kept[n++] = o->kept[i];
-  }
-  o->count = n;
   o->dev.writable = false;
 }

@@ -19,7 +19,7 @@
  *
  * The order of the writes:
  *
- *   1. all blocks but the superblock's; flush
+ *   1. all blocks but the superblock's; flush (for readers: none)
  *   2. the superblock's block, if the log or an error changes it; flush
  *   3. the journal's superblock: empty, no error; durable
  *   4. the superblock without needs_recovery, and with the sums of free
@@ -41,15 +41,23 @@ struct recovery {
   uint32_t revoked;             /* logged blocks not replayed for that */
 };
 
-/* Replays the journal J of FS, reading from fs->dev and writing to OUT:
- * fs->dev (steps 1 to 3) or a layer over it for readers (all but the sums).
+/* Replays the journal J of FS onto fs->dev (steps 1 to 3), or for readers,
+ * without a write to it, into OVERLAY (all but the sums), not yet frozen.
  * J's superblock is that of an empty journal afterwards.  What FS has read
  * of the filesystem is not valid any more: open it anew.  An error has been
- * logged with its remedy.  Memory: in proportion to the log's length (some
- * 80 bytes a block), not to what it claims.  Locks: FS.
+ * logged with its remedy.
+ *
+ * Memory: what targets.h says for each different block that the log has
+ * copies of, 4 more if it has revoke records, and some 3 MiB.  EFBIG if
+ * there are more than TARGETS_MAX.  For readers 16 bytes a block stay.
+ * Locks: FS.
  */
 extern errcode_t recover_journal (struct filesystem *fs, struct journal *j,
-                                  struct device *out, struct recovery *r);
+                                  struct overlay *overlay,
+                                  struct recovery *r);
+
+/* Instead of TARGETS_MAX, for tests. */
+extern size_t recover_most_targets;
 
 /* Step 4, on the device of FS, opened after the replay.  Locks: FS. */
 extern errcode_t recover_finish (struct filesystem *fs);

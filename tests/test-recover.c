@@ -18,7 +18,7 @@
 #include "ondisk.h"
 #include "image.h"
 #include "inode.h"
-#include "journal.h"
+#include "mklog.h"
 #include "map.h"
 
 #define BS 1024u
@@ -29,56 +29,11 @@ static const struct image_file files[] = {
   { "f", BLOCKS * BS, true }, { NULL },
 };
 
-/* Kinds of journals. */
-struct kind {
-  const char *name;
-  uint32_t type, compat, incompat;
-};
-
-#define REVOKE JBD2_INCOMPAT_REVOKE
-#define WIDE JBD2_INCOMPAT_64BIT
-#define ASYNC JBD2_INCOMPAT_ASYNC
-#define V2 JBD2_INCOMPAT_CSUM_V2
-#define V3 JBD2_INCOMPAT_CSUM_V3
-
-static const struct kind kinds[] = {
-  { "v1", JBD2_SUPER_V1, 0, 0 },
-  { "plain", JBD2_SUPER_V2, 0, REVOKE },
-  { "64bit", JBD2_SUPER_V2, 0, REVOKE | WIDE },
-  { "csum1", JBD2_SUPER_V2, JBD2_COMPAT_CHECKSUM, REVOKE },
-  { "csum2", JBD2_SUPER_V2, 0, REVOKE | V2 },
-  { "csum2-64bit", JBD2_SUPER_V2, 0, REVOKE | V2 | WIDE },
-  { "csum3", JBD2_SUPER_V2, 0, REVOKE | V3 },
-  { "csum3-64bit", JBD2_SUPER_V2, 0, REVOKE | V3 | WIDE },
-  { "csum1-async", JBD2_SUPER_V2, JBD2_COMPAT_CHECKSUM, REVOKE | ASYNC },
-  { "csum3-async", JBD2_SUPER_V2, 0, REVOKE | V3 | WIDE | ASYNC },
-};
-#define KINDS (sizeof kinds / sizeof *kinds)
-
-static bool
-has_csum (const struct kind *k)
-{
-  return k->incompat & (V2 | V3);
-}
-
 /* The clean image, made once. */
 static struct memdev *image;
 static struct journal journal;
 static ext2_ino_t file_ino;
 static uint64_t blk[BLOCKS];    /* where the file's blocks are */
-
-/* An image with a log that is being written. */
-struct log {
-  const struct kind *kind;
-  struct memdev *md;
-  struct jbd2_super *js;        /* in place */
-  struct jbd2_format f;
-  uint32_t first, end;
-  uint32_t at, tid, crc;
-  uint32_t used;                /* blocks written */
-  uint64_t time;                /* of the next commit */
-  uint8_t *last[8];             /* log blocks, the newest last */
-};
 
 static uint8_t *
 in_place (struct memdev *md, uint64_t pblk)
@@ -95,166 +50,9 @@ journal_at (struct memdev *md, uint32_t jblk)
 }
 
 static void
-set_start (struct log *l, uint32_t start, uint32_t tid)
+open_log (struct mklog *l, const struct mklog_kind *kind)
 {
-  l->js->start = ext2fs_cpu_to_be32 (start);
-  l->js->sequence = ext2fs_cpu_to_be32 (tid);
-  jbd2_set_super (l->js);
-  if (start)
-    l->at = start;
-  l->tid = tid;
-}
-
-static void
-log_open (struct log *l, const struct kind *kind)
-{
-  memset (l, 0, sizeof *l);
-  l->kind = kind;
-  l->md = memdev_copy (image);
-  l->js = (struct jbd2_super *) (void *) journal_at (l->md, 0);
-  l->js->h.type = ext2fs_cpu_to_be32 (kind->type);
-  l->js->compat = ext2fs_cpu_to_be32 (kind->compat);
-  l->js->incompat = ext2fs_cpu_to_be32 (kind->incompat);
-  l->js->csum_type = has_csum (kind) ? JBD2_CSUM_CRC32C : 0;
-  if (kind->type == JBD2_SUPER_V1)
-    memset (&l->js->compat, 0, sizeof *l->js
-            - offsetof (struct jbd2_super, compat));
-  jbd2_format_of (l->js, &l->f);
-  l->first = 1;
-  l->end = journal.blocks;
-  l->crc = ~0u;
-  l->time = 1000;
-  set_start (l, l->first, 10);
-  image_super (l->md)->s_feature_incompat |= EXT3_FEATURE_INCOMPAT_RECOVER;
-}
-
-static void
-log_close (struct log *l)
-{
-  memdev_free (l->md);
-}
-
-/* The next block of the log, in place. */
-static uint8_t *
-next (struct log *l)
-{
-  const size_t n = sizeof l->last / sizeof *l->last;
-  uint8_t *p = journal_at (l->md, l->at);
-
-  l->used++;
-  if (++l->at == l->end)
-    l->at = l->first;
-  memmove (l->last, l->last + 1, (n - 1) * sizeof *l->last);
-  l->last[n - 1] = p;
-  return p;
-}
-
-#define LAST(l, n) ((l)->last[sizeof (l)->last / sizeof *(l)->last - (n)])
-
-/* What transaction TID makes of block PBLK; every fifth block starts with
- * the magic number, so that it must be escaped.
- */
-static void
-pattern (uint8_t *p, uint64_t pblk, uint32_t tid)
-{
-  struct rng rng = { pblk * 1000003 + tid };
-  const uint32_t magic = ext2fs_cpu_to_be32 (JBD2_MAGIC);
-
-  rng_fill (&rng, p, BS);
-  if (pblk % 5 == 0)
-    memcpy (p, &magic, sizeof magic);
-}
-
-static void
-add_crc (struct log *l, const uint8_t *block)
-{
-  l->crc = ext2fs_crc32_be (l->crc, block, BS);
-}
-
-/* Logs N blocks from PBLKS on; DATA has what is in them, or NULL. */
-static void
-log_put (struct log *l, const uint64_t *pblks, unsigned n,
-         const uint8_t *data)
-{
-  const unsigned most = jbd2_tags_per_block (&l->f);
-
-  while (n > 0) {
-    const unsigned now = n < most ? n : most;
-    uint8_t *desc = next (l);
-    size_t offset = JBD2_FIRST_TAG;
-    unsigned i;
-
-    jbd2_begin (&l->f, desc, JBD2_DESCRIPTOR, l->tid);
-    for (i = 0; i < now; i++) {
-      struct jbd2_tag tag = { .blkno = pblks[i], .same_uuid = i > 0,
-                              .last = i == now - 1 };
-      const uint32_t magic = ext2fs_cpu_to_be32 (JBD2_MAGIC);
-      uint8_t *p = next (l);
-
-      if (data)
-        memcpy (p, data, BS);
-      else
-        pattern (p, pblks[i], l->tid);
-      if (memcmp (p, &magic, sizeof magic) == 0) {
-        memset (p, 0, sizeof magic);
-        tag.escaped = true;
-      }
-      tag.checksum = jbd2_data_checksum (&l->f, l->tid, p);
-      jbd2_put_tag (&l->f, desc, &offset, &tag, l->js->uuid);
-    }
-    jbd2_set_tail (&l->f, desc);
-    add_crc (l, desc);
-    for (i = now; i > 0; i--) {
-      uint32_t at = l->at - l->first + (l->end - l->first) - i;
-
-      add_crc (l, journal_at (l->md,
-                              l->first + at % (l->end - l->first)));
-    }
-    pblks += now;
-    n -= now;
-  }
-}
-
-static void
-log_revoke (struct log *l, const uint64_t *pblks, unsigned n)
-{
-  const unsigned most = jbd2_revokes_per_block (&l->f);
-  const unsigned size = jbd2_revoke_size (&l->f);
-
-  while (n > 0) {
-    const unsigned now = n < most ? n : most;
-    uint8_t *p = next (l);
-    struct jbd2_revoke *head = (void *) p;
-    unsigned i, k;
-
-    jbd2_begin (&l->f, p, JBD2_REVOKE, l->tid);
-    head->used = ext2fs_cpu_to_be32 (sizeof *head + now * size);
-    for (i = 0; i < now; i++)
-      for (k = 0; k < size; k++)
-        p[sizeof *head + i * size + k] = pblks[i] >> 8 * (size - 1 - k);
-    jbd2_set_tail (&l->f, p);
-    pblks += now;
-    n -= now;
-  }
-}
-
-static void
-log_commit (struct log *l)
-{
-  uint8_t *p = next (l);
-  struct jbd2_commit *c = (void *) p;
-
-  jbd2_begin (&l->f, p, JBD2_COMMIT, l->tid);
-  c->sec = ext2fs_cpu_to_be64 (l->time);
-  if (l->kind->compat & JBD2_COMPAT_CHECKSUM) {
-    c->csum_type = JBD2_CSUM_CRC32;
-    c->csum_size = 4;
-    c->checksum[0] = ext2fs_cpu_to_be32 (l->crc);
-  }
-  jbd2_set_commit (&l->f, p);
-  l->crc = ~0u;
-  l->time++;
-  l->tid++;
+  mklog_open (l, kind, memdev_copy (image), &journal);
 }
 
 /* The block at file block LBLK is as transaction TID has it (0: as it
@@ -263,10 +61,11 @@ log_commit (struct log *l)
 static void
 expect_at (struct memdev *md, uint32_t lblk, uint32_t tid)
 {
+  const struct mklog l = { .f.block_size = BS };
   uint8_t want[BS];
 
   if (tid)
-    pattern (want, blk[lblk], tid);
+    mklog_pattern (&l, want, blk[lblk], tid);
   else
     memcpy (want, in_place (image, blk[lblk]), BS);
   assert_memory_equal (in_place (md, blk[lblk]), want, BS);
@@ -425,7 +224,7 @@ cut_everywhere (struct memdev *dirty, struct memdev *recovered)
  * the transactions before END_TID count.  Returns the replayed image.
  */
 static struct memdev *
-accepted (struct log *l, uint32_t end_tid, bool ask_e2fsck)
+accepted (struct mklog *l, uint32_t end_tid, bool ask_e2fsck)
 {
   static unsigned turn;
   struct memdev *ours = memdev_copy (l->md), *again;
@@ -456,7 +255,7 @@ accepted (struct log *l, uint32_t end_tid, bool ask_e2fsck)
 }
 
 static void
-refused_with (struct log *l, errcode_t error)
+refused_with (struct mklog *l, errcode_t error)
 {
   struct memdev *md = memdev_copy (l->md);
   struct filesystem *fs;
@@ -471,7 +270,7 @@ refused_with (struct log *l, errcode_t error)
 }
 
 static void
-refused (struct log *l)
+refused (struct mklog *l)
 {
   refused_with (l, EXT2_ET_CORRUPT_JOURNAL_SB);
 }
@@ -479,11 +278,11 @@ refused (struct log *l)
 /* Good logs.  Each test is for every kind of journal. */
 
 #define EACH_KIND(l, condition)                                         \
-  for (size_t k_ = 0; k_ < KINDS; k_++)                                 \
-    for (struct log *l = (&(struct log) { 0 }), *once_ = l;             \
-         once_ && (condition (&kinds[k_])) &&                           \
-           (log_open (l, &kinds[k_]), true);                            \
-         once_ = NULL, log_close (l))
+  for (size_t k_ = 0; k_ < MKLOG_KINDS; k_++)                             \
+    for (struct mklog *l = (&(struct mklog) { 0 }), *once_ = l;   \
+         once_ && (condition (&mklog_kinds[k_])) &&                       \
+           (open_log (l, &mklog_kinds[k_]), true);                        \
+         once_ = NULL, mklog_close (l))
 
 #define any(k) ((k) != NULL)
 
@@ -494,8 +293,8 @@ test_short (void **state)
   EACH_KIND (l, any) {
     struct memdev *md;
 
-    log_put (l, blk + 3, 6, NULL);
-    log_commit (l);
+    mklog_put (l, blk + 3, 6, NULL);
+    mklog_commit (l);
     md = accepted (l, 11, true);
     expect_at (md, 2, 0);
     expect_at (md, 3, 10);
@@ -513,13 +312,13 @@ test_long (void **state)
   EACH_KIND (l, any) {
     struct memdev *md;
 
-    log_put (l, blk, 300, NULL);
-    log_commit (l);
-    log_put (l, blk + 250, 300, NULL);
-    log_commit (l);
-    log_put (l, blk + 10, 1, NULL);
-    log_put (l, blk + 11, 1, NULL);
-    log_commit (l);
+    mklog_put (l, blk, 300, NULL);
+    mklog_commit (l);
+    mklog_put (l, blk + 250, 300, NULL);
+    mklog_commit (l);
+    mklog_put (l, blk + 10, 1, NULL);
+    mklog_put (l, blk + 11, 1, NULL);
+    mklog_commit (l);
     md = accepted (l, 13, true);
     expect_at (md, 9, 10);
     expect_at (md, 11, 12);
@@ -538,16 +337,16 @@ test_revoke (void **state)
   EACH_KIND (l, any) {
     struct memdev *md;
 
-    log_put (l, blk, 20, NULL);                 /* 10 */
-    log_commit (l);
-    log_revoke (l, blk + 5, 5);                 /* 11: 5 to 9 */
-    log_put (l, blk + 18, 5, NULL);
-    log_commit (l);
-    log_put (l, blk + 8, 1, NULL);              /* 12: used again */
-    log_put (l, blk + 30, 2, NULL);             /* 31: both in one */
-    log_revoke (l, blk + 31, 1);
-    log_commit (l);
-    log_revoke (l, blk + 30, 1);                /* 13: not committed */
+    mklog_put (l, blk, 20, NULL);                 /* 10 */
+    mklog_commit (l);
+    mklog_revoke (l, blk + 5, 5);                 /* 11: 5 to 9 */
+    mklog_put (l, blk + 18, 5, NULL);
+    mklog_commit (l);
+    mklog_put (l, blk + 8, 1, NULL);              /* 12: used again */
+    mklog_put (l, blk + 30, 2, NULL);             /* 31: both in one */
+    mklog_revoke (l, blk + 31, 1);
+    mklog_commit (l);
+    mklog_revoke (l, blk + 30, 1);                /* 13: not committed */
     md = accepted (l, 13, true);
     expect_at (md, 4, 10);
     expect_at (md, 5, 0);
@@ -571,12 +370,12 @@ test_long_revoke (void **state)
   EACH_KIND (l, any) {
     struct memdev *md;
 
-    log_revoke (l, blk, BLOCKS);                /* 10 */
-    log_commit (l);
-    log_put (l, blk, 200, NULL);                /* 11 */
-    log_commit (l);
-    log_revoke (l, blk + 100, 400);             /* 12 */
-    log_commit (l);
+    mklog_revoke (l, blk, BLOCKS);                /* 10 */
+    mklog_commit (l);
+    mklog_put (l, blk, 200, NULL);                /* 11 */
+    mklog_commit (l);
+    mklog_revoke (l, blk + 100, 400);             /* 12 */
+    mklog_commit (l);
     md = accepted (l, 13, true);
     expect_at (md, 99, 11);
     expect_at (md, 100, 0);
@@ -592,9 +391,9 @@ test_uncommitted (void **state)
   EACH_KIND (l, any) {
     struct memdev *md;
 
-    log_put (l, blk, 4, NULL);
-    log_commit (l);
-    log_put (l, blk + 2, 4, NULL);
+    mklog_put (l, blk, 4, NULL);
+    mklog_commit (l);
+    mklog_put (l, blk + 2, 4, NULL);
     md = accepted (l, 11, true);
     expect_at (md, 3, 10);
     expect_at (md, 4, 0);
@@ -610,14 +409,14 @@ test_stale_tail (void **state)
   EACH_KIND (l, any) {
     struct memdev *md;
 
-    log_put (l, blk, 4, NULL);
-    log_commit (l);
+    mklog_put (l, blk, 4, NULL);
+    mklog_commit (l);
     l->tid = 7;
-    log_put (l, blk + 2, 4, NULL);
-    log_commit (l);
+    mklog_put (l, blk + 2, 4, NULL);
+    mklog_commit (l);
     l->tid = 12;                /* and one that is too high */
-    log_put (l, blk + 2, 4, NULL);
-    log_commit (l);
+    mklog_put (l, blk + 2, 4, NULL);
+    mklog_commit (l);
     md = accepted (l, 11, true);
     expect_at (md, 3, 10);
     expect_at (md, 4, 0);
@@ -632,25 +431,25 @@ static void
 test_stale_same_tid (void **state)
 {
   (void) state;
-  EACH_KIND (l, has_csum) {
+  EACH_KIND (l, mklog_has_csum) {
     struct memdev *md;
     int what;
 
-    log_put (l, blk, 4, NULL);
-    log_commit (l);
+    mklog_put (l, blk, 4, NULL);
+    mklog_commit (l);
     l->time = 500;
     what = k_ % 3;
     if (what == 1)
-      log_revoke (l, blk, 3);
+      mklog_revoke (l, blk, 3);
     else
-      log_put (l, blk + 2, 4, NULL);
+      mklog_put (l, blk + 2, 4, NULL);
     if (what == 0)
-      LAST (l, 5)[20] ^= 1;     /* descriptor */
+      MKLOG_LAST (l, 5)[20] ^= 1;     /* descriptor */
     if (what == 1)
-      LAST (l, 1)[20] ^= 1;
-    log_commit (l);
+      MKLOG_LAST (l, 1)[20] ^= 1;
+    mklog_commit (l);
     if (what == 2)
-      LAST (l, 1)[100] ^= 1, LAST (l, 1)[40] ^= 1;
+      MKLOG_LAST (l, 1)[100] ^= 1, MKLOG_LAST (l, 1)[40] ^= 1;
     md = accepted (l, 11, true);
     expect_at (md, 2, 10);
     expect_at (md, 4, 0);
@@ -668,14 +467,14 @@ test_wrap (void **state)
 
     /* Descriptor, data, revoke and commit each come to lie on the edge. */
     for (at = l->end - 14; at < l->end; at += 2) {
-      set_start (l, at, 10);
+      mklog_set_start (l, at, 10);
       l->time = 1000;
       l->crc = ~0u;
-      log_put (l, blk + 20, 4, NULL);
-      log_commit (l);
-      log_revoke (l, blk + 20, 1);
-      log_put (l, blk + 30, 6, NULL);
-      log_commit (l);
+      mklog_put (l, blk + 20, 4, NULL);
+      mklog_commit (l);
+      mklog_revoke (l, blk + 20, 1);
+      mklog_put (l, blk + 30, 6, NULL);
+      mklog_commit (l);
       md = accepted (l, 12, at % 4 == 0);
       expect_at (md, 20, 0);
       expect_at (md, 21, 10);
@@ -693,15 +492,15 @@ test_full (void **state)
   EACH_KIND (l, any) {
     struct memdev *md;
 
-    set_start (l, 700, 10);
+    mklog_set_start (l, 700, 10);
     while (l->end - l->first - l->used > 200) {
-      log_put (l, blk + 7 * (l->tid - 10), 90, NULL);
-      log_commit (l);
+      mklog_put (l, blk + 7 * (l->tid - 10), 90, NULL);
+      mklog_commit (l);
     }
-    log_put (l, blk + 400, 1, NULL);
+    mklog_put (l, blk + 400, 1, NULL);
     while (l->end - l->first - l->used > 1)
-      log_revoke (l, blk + 400, 1);
-    log_commit (l);
+      mklog_revoke (l, blk + 400, 1);
+    mklog_commit (l);
     assert_int_equal (l->at, 700);
     md = accepted (l, l->tid, true);
     expect_at (md, 0, 10);
@@ -717,14 +516,14 @@ test_tid_wrap (void **state)
   EACH_KIND (l, any) {
     struct memdev *md;
 
-    set_start (l, 5, 0xfffffffe);
-    log_put (l, blk, 4, NULL);
-    log_commit (l);
-    log_put (l, blk + 1, 4, NULL);
-    log_commit (l);
-    log_put (l, blk + 2, 4, NULL);
-    log_revoke (l, blk, 1);
-    log_commit (l);
+    mklog_set_start (l, 5, 0xfffffffe);
+    mklog_put (l, blk, 4, NULL);
+    mklog_commit (l);
+    mklog_put (l, blk + 1, 4, NULL);
+    mklog_commit (l);
+    mklog_put (l, blk + 2, 4, NULL);
+    mklog_revoke (l, blk, 1);
+    mklog_commit (l);
     /* e2fsck 1.47 takes an end of 0 for none. */
     md = accepted (l, 1, true);
     expect_at (md, 0, 0);
@@ -739,9 +538,9 @@ test_empty (void **state)
 {
   (void) state;
   EACH_KIND (l, any) {
-    set_start (l, 0, 10);
+    mklog_set_start (l, 0, 10);
     memdev_free (accepted (l, 10, true));
-    set_start (l, 3, 10);       /* nothing there */
+    mklog_set_start (l, 3, 10);       /* nothing there */
     memdev_free (accepted (l, 10, true));
   }
 }
@@ -763,9 +562,9 @@ test_superblock (void **state)
 
     memcpy (sb.s_volume_name, "replayed", 9);
     sb.s_error_count = 7;
-    log_put (l, &pblk, 1, (const uint8_t *) &sb);
-    log_put (l, blk + 100, 5, NULL);
-    log_commit (l);
+    mklog_put (l, &pblk, 1, (const uint8_t *) &sb);
+    mklog_put (l, blk + 100, 5, NULL);
+    mklog_commit (l);
     md = accepted (l, 11, true);
     assert_string_equal ((char *) image_super (md)->s_volume_name,
                          "replayed");
@@ -852,13 +651,13 @@ test_brings_refusal (void **state)
   (void) state;
   assert_true (n <= sizeof b / sizeof *b);
   for (i = 0; i < n; i++) {
-    struct log log, *l = &log;
+    struct mklog log, *l = &log;
     struct filesystem *fs;
 
-    log_open (l, &kinds[6]);
-    log_put (l, blk + 100, 5, NULL);
-    log_put (l, &b[i].pblk, 1, b[i].block);
-    log_commit (l);
+    open_log (l, &mklog_kinds[6]);
+    mklog_put (l, blk + 100, 5, NULL);
+    mklog_put (l, &b[i].pblk, 1, b[i].block);
+    mklog_commit (l);
     if (b[i].read_too)
       refused_with (l, b[i].error);
     else {
@@ -866,7 +665,7 @@ test_brings_refusal (void **state)
       assert_int_equal (open_it (l->md, false, &fs), b[i].error);
       assert_int_equal (memdev_count (l->md, MEMDEV_CHANGES), 0);
     }
-    log_close (l);
+    mklog_close (l);
   }
 }
 
@@ -886,11 +685,11 @@ test_error (void **state)
 
       l->js->error = ext2fs_cpu_to_be32 (-5);
       if (what == 0) {
-        log_put (l, blk, 5, NULL);
-        log_commit (l);
+        mklog_put (l, blk, 5, NULL);
+        mklog_commit (l);
       }
       else {
-        set_start (l, 0, 11);
+        mklog_set_start (l, 0, 11);
         image_super (l->md)->s_feature_incompat
           &= ~EXT3_FEATURE_INCOMPAT_RECOVER;
       }
@@ -918,15 +717,15 @@ test_error (void **state)
 static void
 test_readonly (void **state)
 {
-  struct log log, *l = &log;
+  struct mklog log, *l = &log;
   struct memdev *md;
   struct filesystem *fs;
   uint8_t *seen;
 
   (void) state;
-  log_open (l, &kinds[6]);
-  log_put (l, blk, 5, NULL);
-  log_commit (l);
+  open_log (l, &mklog_kinds[6]);
+  mklog_put (l, blk, 5, NULL);
+  mklog_commit (l);
   md = memdev_copy (l->md);
   image_super (md)->s_last_orphan = file_ino;
   /* Orphans do not keep it from being written. */
@@ -946,7 +745,7 @@ test_readonly (void **state)
   same_but_journal (seen, md->mem);
   free (seen);
   memdev_free (md);
-  log_close (l);
+  mklog_close (l);
 }
 
 /* Sectors of a commit block written one by one: the first is enough. */
@@ -954,12 +753,12 @@ static void
 test_torn_commit (void **state)
 {
   (void) state;
-  EACH_KIND (l, has_csum) {
+  EACH_KIND (l, mklog_has_csum) {
     struct memdev *md;
 
-    log_put (l, blk, 4, NULL);
-    log_commit (l);
-    memset (LAST (l, 1) + 512, 0x5a, 512);
+    mklog_put (l, blk, 4, NULL);
+    mklog_commit (l);
+    memset (MKLOG_LAST (l, 1) + 512, 0x5a, 512);
     md = accepted (l, 11, false);
     expect_at (md, 3, 10);
     memdev_free (md);
@@ -967,9 +766,9 @@ test_torn_commit (void **state)
 }
 
 static bool
-is_async (const struct kind *k)
+is_async (const struct mklog_kind *k)
 {
-  return k->incompat & ASYNC;
+  return k->incompat & JBD2_INCOMPAT_ASYNC;
 }
 
 /* An asynchronous commit may be durable before what it commits. */
@@ -980,18 +779,18 @@ test_async (void **state)
   EACH_KIND (l, is_async) {
     struct memdev *md;
 
-    log_put (l, blk, 4, NULL);
-    log_commit (l);
-    log_put (l, blk + 2, 4, NULL);
-    log_commit (l);
-    LAST (l, 1)[0x10] ^= 1;     /* its checksum */
+    mklog_put (l, blk, 4, NULL);
+    mklog_commit (l);
+    mklog_put (l, blk + 2, 4, NULL);
+    mklog_commit (l);
+    MKLOG_LAST (l, 1)[0x10] ^= 1;     /* its checksum */
     md = accepted (l, 11, true);
     expect_at (md, 2, 10);
     expect_at (md, 4, 0);
     memdev_free (md);
     /* But not if another one came after it. */
-    log_put (l, blk + 2, 4, NULL);
-    log_commit (l);
+    mklog_put (l, blk + 2, 4, NULL);
+    mklog_commit (l);
     refused (l);
   }
 }
@@ -1002,16 +801,16 @@ static void
 test_bad_data (void **state)
 {
   (void) state;
-  EACH_KIND (l, has_csum) {
-    log_put (l, blk, 4, NULL);
-    log_commit (l);
-    LAST (l, 3)[77] ^= 4;
+  EACH_KIND (l, mklog_has_csum) {
+    mklog_put (l, blk, 4, NULL);
+    mklog_commit (l);
+    MKLOG_LAST (l, 3)[77] ^= 4;
     refused (l);
-    LAST (l, 3)[77] ^= 4;
+    MKLOG_LAST (l, 3)[77] ^= 4;
     /* Nobody minds if it is revoked. */
-    LAST (l, 5)[77] ^= 4;       /* the first block */
-    log_revoke (l, blk, 1);
-    log_commit (l);
+    MKLOG_LAST (l, 5)[77] ^= 4;       /* the first block */
+    mklog_revoke (l, blk, 1);
+    mklog_commit (l);
     memdev_free (accepted (l, 12, true));
   }
 }
@@ -1023,9 +822,9 @@ test_bad_data_v1 (void **state)
   EACH_KIND (l, any) {
     if (!(l->kind->compat & JBD2_COMPAT_CHECKSUM) || is_async (l->kind))
       continue;
-    log_put (l, blk, 4, NULL);
-    log_commit (l);
-    LAST (l, 3)[77] ^= 4;
+    mklog_put (l, blk, 4, NULL);
+    mklog_commit (l);
+    MKLOG_LAST (l, 3)[77] ^= 4;
     refused (l);
   }
 }
@@ -1034,21 +833,21 @@ static void
 test_bad_headers (void **state)
 {
   (void) state;
-  EACH_KIND (l, has_csum) {
-    log_put (l, blk, 4, NULL);
-    log_revoke (l, blk, 1);
-    log_commit (l);
-    log_put (l, blk, 4, NULL);
-    log_commit (l);
-    LAST (l, 8)[500] ^= 1;      /* revoke block */
+  EACH_KIND (l, mklog_has_csum) {
+    mklog_put (l, blk, 4, NULL);
+    mklog_revoke (l, blk, 1);
+    mklog_commit (l);
+    mklog_put (l, blk, 4, NULL);
+    mklog_commit (l);
+    MKLOG_LAST (l, 8)[500] ^= 1;      /* revoke block */
     refused (l);
-    LAST (l, 8)[500] ^= 1;
-    LAST (l, 6)[500] ^= 1;      /* descriptor */
+    MKLOG_LAST (l, 8)[500] ^= 1;
+    MKLOG_LAST (l, 6)[500] ^= 1;      /* descriptor */
     refused (l);
-    LAST (l, 6)[500] ^= 1;
-    LAST (l, 7)[0x10] ^= 1;     /* commit */
+    MKLOG_LAST (l, 6)[500] ^= 1;
+    MKLOG_LAST (l, 7)[0x10] ^= 1;     /* commit */
     refused (l);
-    LAST (l, 7)[0x10] ^= 1;
+    MKLOG_LAST (l, 7)[0x10] ^= 1;
     memdev_free (accepted (l, 12, true));
   }
 }
@@ -1060,20 +859,20 @@ test_bad_revoke (void **state)
   EACH_KIND (l, any) {
     struct jbd2_revoke *head;
 
-    log_put (l, blk, 4, NULL);
-    log_revoke (l, blk, 1);
-    log_commit (l);
-    head = (void *) LAST (l, 2);
+    mklog_put (l, blk, 4, NULL);
+    mklog_revoke (l, blk, 1);
+    mklog_commit (l);
+    head = (void *) MKLOG_LAST (l, 2);
     head->used = ext2fs_cpu_to_be32 (BS + 1);
-    jbd2_set_tail (&l->f, LAST (l, 2));
+    jbd2_set_tail (&l->f, MKLOG_LAST (l, 2));
     refused (l);
     /* A number of its half is none. */
     head->used = ext2fs_cpu_to_be32 (sizeof *head +
                                      jbd2_revoke_size (&l->f) - 1);
-    jbd2_set_tail (&l->f, LAST (l, 2));
+    jbd2_set_tail (&l->f, MKLOG_LAST (l, 2));
     memdev_free (accepted (l, 11, true));
     head->used = 0;
-    jbd2_set_tail (&l->f, LAST (l, 2));
+    jbd2_set_tail (&l->f, MKLOG_LAST (l, 2));
     memdev_free (accepted (l, 11, true));
   }
 }
@@ -1093,15 +892,15 @@ test_bad_targets (void **state)
     size_t i;
 
     for (i = 0; i < sizeof targets / sizeof *targets; i++) {
-      set_start (l, 1, 10);
+      mklog_set_start (l, 1, 10);
       l->crc = ~0u;
-      log_put (l, blk, 4, NULL);
-      log_put (l, &targets[i], 1, NULL);
-      log_commit (l);
+      mklog_put (l, blk, 4, NULL);
+      mklog_put (l, &targets[i], 1, NULL);
+      mklog_commit (l);
       refused (l);
       /* Harmless if revoked. */
-      log_revoke (l, &targets[i], 1);
-      log_commit (l);
+      mklog_revoke (l, &targets[i], 1);
+      mklog_commit (l);
       memdev_free (accepted (l, 12, true));
     }
   }
@@ -1113,17 +912,17 @@ test_bad_targets (void **state)
 static void
 test_resize (void **state)
 {
-  struct log log, *l = &log;
+  struct mklog log, *l = &log;
   struct ext2_super_block sb = *image_super (image);
   uint64_t pblk = SUPER_BLOCK, last = sb.s_blocks_count - 1;
   struct memdev *md;
   uint8_t *seen;
 
   (void) state;
-  log_open (l, &kinds[7]);
-  log_put (l, &pblk, 1, (const uint8_t *) &sb);
-  log_put (l, &last, 1, NULL);
-  log_commit (l);
+  open_log (l, &mklog_kinds[7]);
+  mklog_put (l, &pblk, 1, (const uint8_t *) &sb);
+  mklog_put (l, &last, 1, NULL);
+  mklog_commit (l);
   image_super (l->md)->s_blocks_count -= 100;
   md = memdev_copy (l->md);
   recover_to_disk (md);
@@ -1132,12 +931,12 @@ test_resize (void **state)
   /* The power was cut in the middle of growing it: a new group has been
    * logged, the superblock that brings it has not.
    */
-  set_start (l, 1, 10);
+  mklog_set_start (l, 1, 10);
   sb.s_blocks_count -= 100;
-  log_put (l, &last, 1, NULL);
-  log_put (l, &pblk, 1, (const uint8_t *) &sb);
-  log_put (l, blk, 5, NULL);
-  log_commit (l);
+  mklog_put (l, &last, 1, NULL);
+  mklog_put (l, &pblk, 1, (const uint8_t *) &sb);
+  mklog_put (l, blk, 5, NULL);
+  mklog_commit (l);
   md = memdev_copy (l->md);
   recover_to_disk (md);
   assert_int_equal (image_super (md)->s_blocks_count, sb.s_blocks_count);
@@ -1149,7 +948,7 @@ test_resize (void **state)
   assert_memory_equal (seen + last * BS, in_place (l->md, last), BS);
   assert_memory_not_equal (seen + blk[0] * BS, in_place (l->md, blk[0]), BS);
   free (seen);
-  log_close (l);
+  mklog_close (l);
 }
 
 static void
@@ -1161,8 +960,8 @@ test_bad_super (void **state)
 
 #define BAD(code)                                                           do {                                                                      code;                                                                   jbd2_set_super (l->js);                                                 refused (l);                                                            *l->js = good;                                                        } while (0)
 
-    log_put (l, blk, 4, NULL);
-    log_commit (l);
+    mklog_put (l, blk, 4, NULL);
+    mklog_commit (l);
     BAD (l->js->h.magic ^= 1);
     BAD (l->js->h.type = ext2fs_cpu_to_be32 (JBD2_COMMIT));
     BAD (l->js->h.type = ext2fs_cpu_to_be32 (6));
@@ -1185,8 +984,10 @@ test_bad_super (void **state)
       BAD (l->js->incompat |= ext2fs_cpu_to_be32 (JBD2_INCOMPAT_FAST);
            l->js->fast_blocks = ext2fs_cpu_to_be32 (journal.blocks));
     }
-    if (has_csum (l->kind)) {
-      BAD (l->js->incompat |= ext2fs_cpu_to_be32 (V2 | V3));
+    if (mklog_has_csum (l->kind)) {
+      BAD (l->js->incompat
+             |= ext2fs_cpu_to_be32 (JBD2_INCOMPAT_CSUM_V2 |
+                                    JBD2_INCOMPAT_CSUM_V3));
       BAD (l->js->compat |= ext2fs_cpu_to_be32 (JBD2_COMPAT_CHECKSUM));
       BAD (l->js->csum_type = JBD2_CSUM_CRC32);
       l->js->padding[3] ^= 1;
@@ -1212,24 +1013,24 @@ test_endless (void **state)
     /* Revoke blocks all around. */
     alarm (100);
     while (l->used < l->end - l->first)
-      log_revoke (l, blk, 1);
+      mklog_revoke (l, blk, 1);
     memdev_free (accepted (l, 10, false));
     /* Descriptors and no commit. */
-    set_start (l, 1, 10);
+    mklog_set_start (l, 1, 10);
     for (l->used = 0; l->used < l->end - l->first;)
-      log_put (l, blk, jbd2_tags_per_block (&l->f), NULL);
+      mklog_put (l, blk, jbd2_tags_per_block (&l->f), NULL);
     memdev_free (accepted (l, 10, false));
     /* A commit that would lie behind the log's beginning. */
-    set_start (l, 500, 10);
+    mklog_set_start (l, 500, 10);
     l->used = 0;
     while (l->used < l->end - l->first - 10)
-      log_revoke (l, blk, 1);
-    log_put (l, blk, 50, NULL);
-    log_commit (l);
-    memcpy (commit, LAST (l, 1), BS);
+      mklog_revoke (l, blk, 1);
+    mklog_put (l, blk, 50, NULL);
+    mklog_commit (l);
+    memcpy (commit, MKLOG_LAST (l, 1), BS);
     assert_int_equal (l->at, 500 + 42);
-    set_start (l, 500, 10);
-    log_put (l, blk, 50, NULL); /* its data hide the commit */
+    mklog_set_start (l, 500, 10);
+    mklog_put (l, blk, 50, NULL); /* its data hide the commit */
     memcpy (journal_at (l->md, 500 + 41), commit, BS);
     memdev_free (accepted (l, 10, false));
     alarm (0);
@@ -1250,11 +1051,11 @@ test_fast (void **state)
     if (l->end < JBD2_MIN_BLOCKS)
       fail_msg ("the journal is too small for this test");
     l->js->incompat |= ext2fs_cpu_to_be32 (JBD2_INCOMPAT_FAST);
-    set_start (l, l->end - 5, 10);
-    log_put (l, blk, 4, NULL);
-    log_commit (l);
-    log_put (l, blk + 10, 4, NULL);
-    log_commit (l);
+    mklog_set_start (l, l->end - 5, 10);
+    mklog_put (l, blk, 4, NULL);
+    mklog_commit (l);
+    mklog_put (l, blk + 10, 4, NULL);
+    mklog_commit (l);
     /* e2fsck 1.47 goes on into the area of fast commits. */
     memdev_free (accepted (l, 12, false));
     fast = journal_at (l->md, l->end + 1);
@@ -1276,17 +1077,17 @@ test_hostile (void **state)
 
   (void) state;
   for (i = 0; i < image_scale (600); i++) {
-    struct log log, *l = &log;
+    struct mklog log, *l = &log;
     struct memdev *md;
     struct filesystem *fs;
     errcode_t err;
 
-    log_open (l, &kinds[i % KINDS]);
-    log_put (l, blk, 10, NULL);
-    log_commit (l);
-    log_revoke (l, blk + 3, 2);
-    log_put (l, blk + 8, 10, NULL);
-    log_commit (l);
+    open_log (l, &mklog_kinds[i % MKLOG_KINDS]);
+    mklog_put (l, blk, 10, NULL);
+    mklog_commit (l);
+    mklog_revoke (l, blk + 3, 2);
+    mklog_put (l, blk + 8, 10, NULL);
+    mklog_commit (l);
     for (n = rng_below (&rng, 4) + 1; n > 0; n--) {
       uint8_t *p = journal_at (l->md, rng_below (&rng, l->used + 1));
 
@@ -1310,7 +1111,7 @@ test_hostile (void **state)
     }
     alarm (0);
     memdev_free (md);
-    log_close (l);
+    mklog_close (l);
   }
   assert_in_range (good, i / 20, i - i / 20);
 }
@@ -1319,15 +1120,15 @@ test_hostile (void **state)
 static void
 test_device_errors (void **state)
 {
-  struct log log, *l = &log;
+  struct mklog log, *l = &log;
   struct memdev *md, *good;
   struct filesystem *fs;
   uint64_t n;
 
   (void) state;
-  log_open (l, &kinds[7]);
-  log_put (l, blk, 30, NULL);
-  log_commit (l);
+  open_log (l, &mklog_kinds[7]);
+  mklog_put (l, blk, 30, NULL);
+  mklog_commit (l);
   good = memdev_copy (l->md);
   recover_to_disk (good);
   for (n = 1;; n++) {
@@ -1348,7 +1149,7 @@ test_device_errors (void **state)
   }
   assert_true (n > 20);
   memdev_free (good);
-  log_close (l);
+  mklog_close (l);
 }
 
 /* A device with one bad block: behind the log's end nobody needs it, as
@@ -1376,14 +1177,14 @@ static void
 test_bad_spot (void **state)
 {
   const struct filesystem_options opts = { .readonly = true };
-  struct log log, *l = &log;
+  struct mklog log, *l = &log;
   struct filesystem *fs;
   uint32_t len, i;
 
   (void) state;
-  log_open (l, &kinds[7]);
-  log_put (l, blk, 30, NULL);
-  log_commit (l);
+  open_log (l, &mklog_kinds[7]);
+  mklog_put (l, blk, 30, NULL);
+  mklog_commit (l);
   for (i = 0; i < 40; i++) {
     struct spotted s = { .md = l->md, .bad = journal_block (&journal, l->first
                                                             + i, &len) };
@@ -1397,7 +1198,7 @@ test_bad_spot (void **state)
     if (!err)
       assert_ok (filesystem_close (fs));
   }
-  log_close (l);
+  mklog_close (l);
 }
 
 /* A device whose superblock is another one from the N-th look on: the
@@ -1446,14 +1247,14 @@ open_fickle (struct memdev *md, const struct ext2_super_block *other,
 static void
 test_changing (void **state)
 {
-  struct log log, *l = &log;
+  struct mklog log, *l = &log;
   struct ext2_super_block other[6];
   unsigned i, from;
 
   (void) state;
-  log_open (l, &kinds[7]);
-  log_put (l, blk, 30, NULL);
-  log_commit (l);
+  open_log (l, &mklog_kinds[7]);
+  mklog_put (l, blk, 30, NULL);
+  mklog_commit (l);
   for (i = 0; i < 6; i++)
     other[i] = *image_super (l->md);
   other[0].s_feature_incompat &= ~EXT3_FEATURE_INCOMPAT_RECOVER;
@@ -1466,7 +1267,7 @@ test_changing (void **state)
   for (i = 0; i < 6; i++)
     for (from = 1; open_fickle (l->md, &other[i], from) >= from; from++)
       ;
-  log_close (l);
+  mklog_close (l);
 }
 
 static void
@@ -1486,7 +1287,7 @@ shuffle (void)
   }
 }
 
-/* Where the journal and the file are. */
+/* Where the file is. */
 static void
 look_at_image (void)
 {
@@ -1495,10 +1296,6 @@ look_at_image (void)
   struct mapping m;
   unsigned i;
 
-  journal = *fs->journal;
-  journal.runs = malloc (journal.run_count * sizeof *journal.runs);
-  memcpy (journal.runs, fs->journal->runs,
-          journal.run_count * sizeof *journal.runs);
   for (i = 0; i < BLOCKS; i++) {
     inode_map_lock_shared (inode);
     if (map_lookup (inode, i, 1, &m) != 0 || m.state != MAP_WRITTEN)
@@ -1552,6 +1349,7 @@ main (void)
   image = image_make ("-t ext4 -b 1024 -N 32 -J size=2 "
                       "-O ^metadata_csum,^resize_inode",
                       UINT64_C (5) << 20, files);
+  journal = mklog_find_journal (image);
   look_at_image ();
   failed = cmocka_run_group_tests (tests, NULL, NULL);
   free (journal.runs);
