@@ -15,6 +15,8 @@
 #include "fs.h"
 #include "group.h"
 
+#define ALREADY_FREE "a block to be freed is already free"
+
 /* The part of [BLK, BLK+LEN) that lies in BLK's group. */
 struct part {
   dgrp_t group;
@@ -70,6 +72,41 @@ alloc_begin_free (struct filesystem *fs)
   fs->alloc.prepared = 0;
 }
 
+/* Are all of P allocated?  If not, that is said. */
+static errcode_t
+check_allocated (struct filesystem *fs, const struct part *p)
+{
+  struct mbuf *mb;
+  bool all;
+  errcode_t err = group_bitmap (fs, p->group, &mb);
+
+  if (err)
+    return err;
+  all = bit_find (mb->data, p->bit, p->bit + p->n, false) == p->bit + p->n;
+  mcache_unpin (fs->mc, mb);
+  if (all)
+    return 0;
+  group_set_bad (fs, p->group, ALREADY_FREE);
+  return EXT2_FILSYS_CORRUPTED;
+}
+
+/* With a journal their bits are going to be cleared at once. */
+static errcode_t
+prepare_part (struct filesystem *fs, const struct part *p)
+{
+  struct mbuf *mb;
+  errcode_t err;
+
+  if (!fs->log)
+    return check_allocated (fs, p);
+  err = group_load_for_change (fs, p->group, &mb);
+  if (err)
+    return err;
+  err = group_make_busy (fs, p->group, mb);
+  mcache_unpin (fs->mc, mb);
+  return err;
+}
+
 errcode_t
 alloc_prepare_free (struct filesystem *fs, uint64_t blk, uint64_t len)
 {
@@ -78,19 +115,12 @@ alloc_prepare_free (struct filesystem *fs, uint64_t blk, uint64_t len)
   lock_assert_held (LOCK_FS);
   while (len > 0 && !err) {
     struct part p = first_part (fs, blk, len);
-    struct mbuf *mb;
 
     fs->alloc.prepared++;
     blk += p.n;
     len -= p.n;
-    if (!fs->log)
-      continue;                 /* no bitmap changes now */
-    err = group_load_for_change (fs, p.group, &mb);
-    if (!err) {
-      err = group_make_busy (fs, p.group, mb);
-      mcache_unpin (fs->mc, mb);
-    }
-    else if (err == EXT2_FILSYS_CORRUPTED)
+    err = prepare_part (fs, &p);
+    if (err == EXT2_FILSYS_CORRUPTED)
       err = 0;                  /* said; its blocks are leaked */
   }
   return err ? err : make_room (fs);
@@ -121,7 +151,8 @@ alloc_check_tree_block (struct filesystem *fs, uint64_t blk)
     return 0;                   /* nothing is allocated there any more */
   if (err)
     return err;
-  is_free = !bit_test (mb->data, p.bit);
+  is_free = !bit_test (mb->data, p.bit) ||
+    group_is_freed (fs, p.group, p.bit, 1);
   mcache_unpin (fs->mc, mb);
   if (!is_free)
     return 0;
@@ -154,27 +185,38 @@ add_pending (struct filesystem *fs, uint64_t blk, uint64_t len)
 static void
 withhold (struct filesystem *fs, const struct part *p)
 {
-  uint64_t blk = group_first (fs, p->group) + p->bit;
-
   if (group_change_bits (fs, p->group, p->bit, p->n, false) != 0)
     return;                     /* a bad group: said, and leaked */
   group_hold (fs, p->group, p->bit, p->n);
   fs->alloc.withheld += p->n;
-  add_pending (fs, blk, p->n);
+  add_pending (fs, group_first (fs, p->group) + p->bit, p->n);
+}
+
+/* The same without a journal: their bits stay set. */
+static void
+remember (struct filesystem *fs, const struct part *p)
+{
+  if (fs->alloc.groups[p->group].bad)
+    return;
+  if (group_is_freed (fs, p->group, p->bit, p->n)) {
+    group_set_bad (fs, p->group, ALREADY_FREE);
+    return;
+  }
+  group_note_freed (fs, p->group, p->bit, p->n);
+  add_pending (fs, group_first (fs, p->group) + p->bit, p->n);
 }
 
 void
 alloc_free_later (struct filesystem *fs, uint64_t blk, uint64_t len)
 {
   lock_assert_held (LOCK_FS);
-  if (!fs->log) {
-    add_pending (fs, blk, len);
-    return;
-  }
   while (len > 0) {
     struct part p = first_part (fs, blk, len);
 
-    withhold (fs, &p);
+    if (fs->log)
+      withhold (fs, &p);
+    else
+      remember (fs, &p);
     blk += p.n;
     len -= p.n;
   }
@@ -217,21 +259,6 @@ alloc_free_now (struct filesystem *fs, uint64_t blk, uint64_t len)
   return first_error;
 }
 
-static bool
-is_allocated (struct filesystem *fs, const struct part *p)
-{
-  struct mbuf *mb;
-  bool all;
-
-  if (group_bitmap (fs, p->group, &mb) != 0)
-    return false;
-  all = bit_find (mb->data, p->bit, p->bit + p->n, false) == p->bit + p->n;
-  mcache_unpin (fs->mc, mb);
-  if (!all)
-    group_set_bad (fs, p->group, "a block to be freed is already free");
-  return all;
-}
-
 bool
 alloc_may_discard (struct filesystem *fs, uint64_t blk, uint64_t len)
 {
@@ -243,12 +270,28 @@ alloc_may_discard (struct filesystem *fs, uint64_t blk, uint64_t len)
   while (len > 0) {
     struct part p = first_part (fs, blk, len);
 
-    if (!is_allocated (fs, &p))
+    if (check_allocated (fs, &p) != 0)
       return false;
     blk += p.n;
     len -= p.n;
   }
   return true;
+}
+
+/* Without a journal it is a change of its own. */
+static void
+clear_bits (struct filesystem *fs, uint64_t blk, uint64_t len)
+{
+  if (filesystem_begin_change (fs) != 0)
+    return;
+  alloc_free_now (fs, blk, len);
+  while (len > 0) {
+    struct part p = first_part (fs, blk, len);
+
+    group_note_released (fs, p.group, p.bit, p.n);
+    blk += p.n;
+    len -= p.n;
+  }
 }
 
 void
@@ -257,8 +300,7 @@ alloc_released (struct filesystem *fs, uint64_t blk, uint64_t len)
   lock_assert_held (LOCK_FS);
   alloc_search_again (fs);
   if (!fs->log) {
-    if (filesystem_begin_change (fs) == 0)
-      alloc_free_now (fs, blk, len);
+    clear_bits (fs, blk, len);
     return;
   }
   fs->alloc.withheld -= len;

@@ -105,6 +105,7 @@ errcode_t
 alloc_take (struct filesystem *fs, struct reservation *r, uint32_t n)
 {
   dgrp_t g;
+  uint32_t i;
   errcode_t err;
 
   lock_assert_held (LOCK_FS);
@@ -112,6 +113,13 @@ alloc_take (struct filesystem *fs, struct reservation *r, uint32_t n)
   if (n == 0)
     return 0;
   g = group_of (fs, r->blk);
+  /* In a damaged image a tree may have them, and be in the cache. */
+  for (i = 0; i < n; i++) {
+    if (!mcache_forget_free (fs->mc, r->blk + i)) {
+      group_set_bad (fs, g, "a block in use is marked free");
+      return EXT2_FILSYS_CORRUPTED;
+    }
+  }
   err = group_change_bits (fs, g, r->blk - group_first (fs, g), n, true);
   if (err)
     return err;
@@ -236,8 +244,10 @@ alloc_free (struct filesystem *fs)
   struct allocator *a = &fs->alloc;
   dgrp_t g;
 
-  for (g = 0; a->groups && g < fs->e2->group_desc_count; g++)
+  for (g = 0; a->groups && g < fs->e2->group_desc_count; g++) {
     free (a->groups[g].busy);
+    group_forget_freed (fs, g);
+  }
   free (a->groups);
   free (a->gdt_dirty);
   free (a->dirty_groups);

@@ -31,6 +31,22 @@
  *      in the same transaction.  Without, a bit is set before and
  *      cleared after the block is in a tree, durably.
  *
+ * In a damaged image several pointers may lead to one block, and it is
+ * freed by way of each.  The second time is noticed, said once, and nothing
+ * more is done to the block, which nobody gets from then on, if
+ * - the block's first freeing has not been released: with a journal its bit
+ *   is clear, without one the group remembers it (group-freed.c);
+ * - it has, and nobody has been given the block since: its bit is clear.
+ * It is not noticed if the block is another file's by then: the bit is set,
+ * and no block of data says whose it is.  That file loses the block, as
+ * with Linux; only e2fsck, which looks at all files, can tell before.
+ *
+ * If one of the pointers is in a tree's place, and a tree block in the cache,
+ * nobody loses what he is given: a free or freed block is not changed
+ * (alloc_check_tree_block); one that is to be written still is not given to
+ * anybody, and any other is forgotten (alloc_take, map_new_block), so that
+ * the tree will be read again, and found to be none.
+ *
  * Locks: FS for everything here.
  */
 
@@ -203,7 +219,7 @@ extern uint64_t alloc_freeable (struct filesystem *fs, uint64_t blk,
                                 uint64_t len, unsigned *groups);
 
 /* Before BLK, a block of a tree, is changed: EXT2_FILSYS_CORRUPTED if it
- * is free.  Whoever took it next would write over the tree, or the tree
+ * is free, or has been freed.  Whoever took it next would write over the tree, or the tree
  * over his data: in a damaged image two pointers lead to it, and it was
  * freed by way of the other; or the bitmap never knew of it.
  */

@@ -707,7 +707,7 @@ extent_edit (struct inode *inode, uint64_t start, uint64_t end,
   if (end > ed.p.hi)
     end = ed.p.hi;
   eh = ed.p.node[ed.p.depth].eh;
-  if (free_old && inode->fs->log)
+  if (free_old)
     end = end_of_removal (inode->fs, eh, start, end);
   *next = end;
   new.len = end - start;

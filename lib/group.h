@@ -6,6 +6,7 @@
  *   group.c         finding and verifying a bitmap
  *   group-change.c  changing one, with the counts that go along
  *   group-busy.c    blocks that are free on disk but not to be had
+ *   group-freed.c   the other way round: freed, but not on disk yet
  */
 
 #ifndef EXT2SERVE_GROUP_H
@@ -24,6 +25,7 @@ struct group_state {
   uint8_t *busy;                /* bitmap | held, or NULL if none held */
   uint32_t held;                /* blocks reserved or withheld, whose bits
                                    are set in busy only */
+  struct group_freed *freed;    /* group-freed.c's; NULL: none */
   bool checked;                 /* bitmap verified once */
   bool bad;                     /* cannot be used; said once */
   bool bitmap_dirty;            /* checksum to be set at the next freeze */
@@ -89,6 +91,21 @@ extern void group_unhold (struct filesystem *fs, dgrp_t g, uint32_t bit,
  * edits have made for what they might have freed.
  */
 extern void group_drop_busy (struct filesystem *fs, dgrp_t g);
+
+/* N bits of G have been freed, although they are set; and do not count as
+ * that any more.
+ */
+extern void group_note_freed (struct filesystem *fs, dgrp_t g, uint32_t bit,
+                              uint32_t n);
+extern void group_note_released (struct filesystem *fs, dgrp_t g,
+                                 uint32_t bit, uint32_t n);
+
+/* Is any of them so? */
+extern bool group_is_freed (struct filesystem *fs, dgrp_t g, uint32_t bit,
+                            uint32_t n);
+
+/* None of G is any more. */
+extern void group_forget_freed (struct filesystem *fs, dgrp_t g);
 
 /* Debug builds: asserts inv 1 and 2 of alloc.h for G. */
 extern void group_check (struct filesystem *fs, dgrp_t g);

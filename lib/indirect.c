@@ -531,7 +531,7 @@ prepare_frees (struct inode *inode, struct walk *w, uint32_t *n)
       run++;
     if (!filesystem_valid_data (fs, blk, run))
       return corrupt (inode, blk);
-    if (fs->log && (can = alloc_freeable (fs, blk, run, &groups)) < run)
+    if ((can = alloc_freeable (fs, blk, run, &groups)) < run)
       *n = i + (run = can);     /* 0 of the first run it is never */
     err = alloc_prepare_free (fs, blk, run);
   }

@@ -514,6 +514,23 @@ mcache_forget (struct mcache *mc, uint64_t blkno)
   shard_unlock (sh);
 }
 
+bool
+mcache_forget_free (struct mcache *mc, uint64_t blkno)
+{
+  struct shard *sh = shard_of (mc, blkno);
+  const struct mbuf *mb;
+  bool unused;
+
+  lock_assert_held (LOCK_FS);
+  shard_lock_shared (sh);
+  mb = hash_find (mc, sh, blkno);
+  unused = mb == NULL || (!mb->dirty && mb->copies == 0);
+  shard_unlock_shared (sh);
+  if (mb && unused)
+    mcache_forget (mc, blkno);
+  return unused;
+}
+
 size_t
 mcache_dirty_count (const struct mcache *mc)
 {

@@ -108,6 +108,13 @@ extern bool mcache_is_dirty (const struct mbuf *mb);
  */
 extern void mcache_forget (struct mcache *mc, uint64_t blkno);
 
+/* Block BLKNO, which was free, becomes a file's data: what is remembered of
+ * it would be wrong from now on.  False, and nothing is changed, if it is
+ * still going to be written: then it is in use as something else, and was
+ * not free.  Locks: FS.
+ */
+extern bool mcache_forget_free (struct mcache *mc, uint64_t blkno);
+
 /* Number of dirty buffers.  Locks: FS. */
 extern size_t mcache_dirty_count (const struct mcache *mc);
 
