@@ -5,7 +5,8 @@
  * it judges: read from the bytes, with nothing of lib/ or libext2fs.
  *
  * It is generous: every pointer that a file's inode or tree has counts as
- * a claim, be the node that it is in valid or not.  So a damaged tree can
+ * a claim, be the node that it is in valid or not (but for nodes where the
+ * bitmaps, inodes and the like have their place).  So a damaged tree can
  * make a block look shared, and unprotected, but never make one look as
  * if it were nobody's.
  *
@@ -30,6 +31,7 @@
 enum { NOBODY, ONE, MANY };
 
 struct census {
+  const struct census *earlier; /* of the same image, or NULL */
   const uint8_t *image;
   uint64_t size;                /* bytes */
   uint32_t block_size, first, inodes, blocks_per_group, inodes_per_group,
@@ -43,6 +45,7 @@ struct census {
   uint8_t *named;               /* by a descriptor block of the journal */
   uint32_t budget;              /* nodes of this file still to look at */
   bool in_directory;            /* it is one */
+  bool confused;                /* some tree leads into fixed metadata */
 };
 
 static uint32_t
@@ -178,12 +181,28 @@ claim (struct census *c, uint32_t ino, uint64_t blk)
     return;
   if (c->in_directory)
     c->directory[blk] = 1;
-  if (c->claims[blk] != NOBODY && c->owner[blk] != ino)
-    c->claims[blk] = MANY;
+  if (c->claims[blk] != NOBODY)
+    c->claims[blk] = MANY;      /* be it by the same file, twice */
   else {
     c->claims[blk] = ONE;
     c->owner[blk] = ino;
   }
+}
+
+/* A block that is used as a node or a table of pointers, if it may be one:
+ * not fixed metadata, nor what somebody else has written to since.
+ */
+static const uint8_t *
+node_at (struct census *c, uint64_t blk)
+{
+  if (blk == 0 || blk >= c->blocks ||
+      (c->earlier && blk < c->earlier->blocks &&
+       c->earlier->claims[blk] == MANY))
+    return NULL;
+  if (!c->fixed[blk])
+    return block_at (c, blk);
+  c->confused = true;
+  return NULL;
 }
 
 static void
@@ -210,9 +229,9 @@ claim_extents (struct census *c, uint32_t ino, const uint8_t *node,
       continue;
     }
     blk = le32 (e + 4) | (uint64_t) le16 (e + 8) << 32;
-    child = block_at (c, blk);
+    child = node_at (c, blk);
     claim (c, ino, blk);
-    if (child && blk != 0 && levels > 0 && c->budget > 0) {
+    if (child && levels > 0 && c->budget > 0) {
       c->budget--;
       claim_extents (c, ino, child, c->block_size, levels - 1);
     }
@@ -222,7 +241,7 @@ claim_extents (struct census *c, uint32_t ino, const uint8_t *node,
 static void
 claim_table (struct census *c, uint32_t ino, uint64_t blk, unsigned levels)
 {
-  const uint8_t *table = block_at (c, blk);
+  const uint8_t *table = node_at (c, blk);
   uint32_t i;
 
   if (blk == 0)
@@ -342,12 +361,14 @@ one_each (uint64_t n, size_t size)
   return p;
 }
 
-struct census *
-census_new (const uint8_t *image, uint64_t size)
+static struct census *
+take_census (const uint8_t *image, uint64_t size,
+             const struct census *earlier)
 {
   struct census *c = one_each (1, sizeof *c);
   uint32_t ino;
 
+  c->earlier = earlier;
   c->image = image;
   c->size = size;
   if (!read_super (c))
@@ -372,6 +393,12 @@ census_new (const uint8_t *image, uint64_t size)
   if (c->journal)
     read_journal (c);
   return c;
+}
+
+struct census *
+census_new (const uint8_t *image, uint64_t size)
+{
+  return take_census (image, size, NULL);
 }
 
 void
@@ -435,6 +462,8 @@ census_contended (const struct census *c)
 {
   uint64_t blk;
 
+  if (c->confused)
+    return true;
   for (blk = c->first; blk < c->blocks; blk++)
     if (c->claims[blk] == MANY ||
         (c->claims[blk] == ONE && !c->used[blk] && !c->fixed[blk]))
@@ -446,7 +475,7 @@ bool
 census_kept (const struct census *c, const uint8_t *image,
              const ext2_ino_t *targets, char *why, size_t len)
 {
-  struct census *after = census_new (image, c->size);
+  struct census *after = take_census (image, c->size, c);
   bool kept = true;
   uint64_t blk;
 

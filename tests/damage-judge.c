@@ -347,7 +347,7 @@ judge_replay (const uint8_t *before, struct memdev *md, bool fsck, char *why,
 {
   struct census *c = census_new (before, md->dev.size);
   bool ok = census_replay_only (c, md->mem, why, len) &&
-    (!fsck || judge_fsck (before, c, md, why, len));
+    (!fsck || census_contended (c) || judge_fsck (before, c, md, why, len));
 
   census_free (c);
   return ok;

@@ -28,6 +28,8 @@ static const char usage[] =
   "  --every=N        one case in N (1)\n"
   "  --only=N         that case alone\n"
   "  --minutes=N      end after this time\n"
+  "  --keep=PREFIX    leave the damaged image in PREFIX.before, and what has\n"
+  "                   become of it in PREFIX.after\n"
   "  --most=N         end after so many wrong cases (1)\n"
   "  --image          these images, as they are\n"
   "  --served         judge what somebody has made of the image BEFORE,\n"
@@ -40,6 +42,7 @@ static struct options {
   int family;                   /* -1: all */
   unsigned minutes, most;
   bool all, image, served;
+  const char *keep;
 } opt = { .seed = 1, .every = 1, .only = UINT64_MAX, .family = -1,
           .most = 1 };
 
@@ -77,6 +80,23 @@ tell_signals (void)
     signal (signals[i], tell_current);
 }
 
+static void
+keep (struct memdev *md, const char *suffix)
+{
+  char name[4096];
+  FILE *f;
+
+  if (opt.keep == NULL)
+    return;
+  snprintf (name, sizeof name, "%s.%s", opt.keep, suffix);
+  f = fopen (name, "w");
+  if (f == NULL || fwrite (md->mem, 1, md->dev.size, f) != md->dev.size ||
+      fclose (f) != 0) {
+    perror (name);
+    exit (1);
+  }
+}
+
 static bool
 run_case (struct victim *v, enum family family, uint64_t n, uint64_t seed)
 {
@@ -92,7 +112,9 @@ run_case (struct victim *v, enum family family, uint64_t n, uint64_t seed)
   if (getenv ("V"))
     fprintf (stderr, "# %s: %s\n", current, what);
   alarm (HANG);
+  keep (md, "before");
   ok = judge_image (md, n, &stats, why, sizeof why);
+  keep (md, "after");
   alarm (0);
   damage_done (v, md);
   if (!ok)
@@ -362,7 +384,7 @@ parse (int argc, char **argv)
     { "list", 0, NULL, 'l' }, { "seed", 1, NULL, 's' },
     { "family", 1, NULL, 'f' }, { "every", 1, NULL, 'e' },
     { "only", 1, NULL, 'o' }, { "minutes", 1, NULL, 'm' },
-    { "most", 1, NULL, 'M' }, { "all", 0, NULL, 'a' },
+    { "most", 1, NULL, 'M' }, { "keep", 1, NULL, 'k' }, { "all", 0, NULL, 'a' },
     { "image", 0, NULL, 'i' }, { "served", 0, NULL, 'S' },
     { "help", 0, NULL, 'h' }, { NULL, 0, NULL, 0 },
   };
@@ -377,6 +399,7 @@ parse (int argc, char **argv)
     case 'o': opt.only = strtoull (optarg, NULL, 0); break;
     case 'm': opt.minutes = atoi (optarg); break;
     case 'M': opt.most = atoi (optarg); break;
+    case 'k': opt.keep = optarg; break;
     case 'a': opt.all = true; break;
     case 'i': opt.image = true; break;
     case 'S': opt.served = true; break;

@@ -23,8 +23,8 @@
  *
  * Two things are not held against the server.  Blocks that are freed in a
  * group whose bitmap is damaged leak, if the superblock then says that
- * there are errors.  And where two files had one block before, no more is
- * asked than that no other block gets into that state.
+ * there are errors.  And where blocks were claimed twice before, or the
+ * like (census_contended), no more is asked than that no other block is.
  */
 
 #ifndef DAMAGE_H
@@ -139,9 +139,10 @@ extern bool census_protected (const struct census *c, uint64_t blk,
 extern bool census_same (const struct census *c, const uint8_t *after,
                          const ext2_ino_t *targets, char *why, size_t len);
 
-/* Are there blocks that two files have, or that are in use although they
- * are marked as free?  What is written to one file can be read as the other
- * then, be it a map or a directory, with new problems for e2fsck.
+/* Are there blocks that are claimed twice, or that are in use although they
+ * are marked as free, or a tree that goes on in the bitmaps and the like?
+ * What is written to one file can be read as another's map or directory
+ * then, with new problems for e2fsck.
  */
 extern bool census_contended (const struct census *c);
 

@@ -333,6 +333,39 @@ nbd_script ()
     bounded "$nbd_python" -m nbd --base-allocation -u "$uri" -c -
 }
 
+# serve_faulty IMAGE PATH [ARGUMENTS...]: over our plugin that breaks the
+# rules in $rules (fault-plugin.c); at first there are none.
+serve_faulty ()
+{
+    local img=$1 path=$2
+    shift 2
+    rules=$tmp/rules
+    : > "$rules"
+    rm -f "$rules".*
+    serve --filter=ext2 "$abs_top_builddir/tests/.libs/fault-plugin.so" \
+          file="$img" rules="$rules" ext2file="$path" "$@"
+}
+
+# shadow_script: nbd_script with a Shadowed s of h (shadowed.py), and rule
+# TEXT, which sets the rules of the server.
+shadow_script ()
+{
+    {
+        cat <<END
+import os, sys
+sys.path.insert(0, "$srcdir")
+sys.dont_write_bytecode = True
+from shadowed import Shadowed
+def rule(text):
+    with open("$rules.new", "w") as f:
+        f.write(text + "\n")
+    os.rename("$rules.new", "$rules")
+s = Shadowed(h)
+END
+        cat
+    } | nbd_script
+}
+
 # --- images -----------------------------------------------------------
 
 # make_fs IMAGE SIZE [MKE2FS-ARGUMENTS...]
