@@ -113,7 +113,7 @@ run_case (struct victim *v, enum family family, uint64_t n, uint64_t seed)
     fprintf (stderr, "# %s: %s\n", current, what);
   alarm (HANG);
   keep (md, "before");
-  ok = judge_image (md, n, &stats, why, sizeof why);
+  ok = judge_image (md, n, false, &stats, why, sizeof why);
   keep (md, "after");
   alarm (0);
   damage_done (v, md);
@@ -156,7 +156,7 @@ run_healthy (struct victim *v)
   bool ok;
 
   snprintf (current, sizeof current, "./test-damage %s", v->config->name);
-  ok = judge_image (md, 1, &healthy, why, sizeof why);
+  ok = judge_image (md, 1, false, &healthy, why, sizeof why);
   memdev_free (md);
   if (ok && healthy.served == 1 &&
       healthy.unchanged == (v->config->readonly ? 1 : 0))
@@ -265,8 +265,10 @@ judge_images (char *const *names)
     struct memdev *md = read_image (*names);
 
     snprintf (current, sizeof current, "./test-damage --image %s", *names);
+    if (getenv ("V"))
+      fprintf (stderr, "# %s\n", current);
     alarm (HANG);
-    if (!judge_image (md, opt.seed, &stats, why, sizeof why)) {
+    if (!judge_image (md, opt.seed, true, &stats, why, sizeof why)) {
       printf ("WRONG: %s: %s\n", *names, why);
       wrong++;
     }

@@ -204,9 +204,11 @@ struct damage_stats {
 };
 
 /* Serves MD read-only, then writable, and judges.  On failure false, and
- * WHY says what is wrong.  SEED is that of the requests.
+ * WHY says what is wrong.  SEED is that of the requests.  With SCAN it is
+ * an image from elsewhere: whatever files it has are used, and what that
+ * may cost is not limited.
  */
-extern bool judge_image (struct memdev *md, uint64_t seed,
+extern bool judge_image (struct memdev *md, uint64_t seed, bool scan,
                          struct damage_stats *stats, char *why, size_t len);
 
 /* The same of an image that somebody else has served writable. */
