@@ -208,6 +208,18 @@ test_copies (void **state)
   hostlock_release (a);
 }
 
+/* Children do not outlive the test. */
+static pid_t
+start_child (uid_t uid)
+{
+  const pid_t pid = fork ();
+
+  if (pid == 0 && ((uid && setresuid (uid, uid, uid) == -1) ||
+                   prctl (PR_SET_PDEATHSIG, SIGKILL) == -1))
+    _exit (1);
+  return pid;
+}
+
 /* A child that holds the lock until it is killed. */
 static pid_t
 start_holder (const char *image, uid_t uid)
@@ -218,12 +230,10 @@ start_holder (const char *image, uid_t uid)
   pid_t pid;
 
   assert_int_equal (pipe (ready), 0);
-  pid = fork ();
+  pid = start_child (uid);
   assert_true (pid >= 0);
   if (pid == 0) {
-    if ((uid && setresuid (uid, uid, uid) == -1) ||
-        prctl (PR_SET_PDEATHSIG, SIGKILL) == -1 || take (image, &l) || !l ||
-        write (ready[1], "x", 1) != 1)
+    if (take (image, &l) || !l || write (ready[1], "x", 1) != 1)
       _exit (1);
     for (;;)
       pause ();
@@ -327,7 +337,7 @@ unlinkat (int dir, const char *name, int flags)
   return (int) syscall (SYS_unlinkat, dir, name, flags);
 }
 
-static pid_t newcomer;
+static pid_t newcomer;          /* a child */
 
 /* Somebody comes for the other image, where a whole one's last holder was
  * killed.
@@ -341,7 +351,7 @@ come_for_b (void)
 
   assert_int_equal (pwrite (fd, old, strlen (old), 0), strlen (old));
   close (fd);
-  newcomer = fork ();
+  newcomer = start_child (0);
   if (newcomer == 0)
     _exit (take ("b.img", &l) != 0 || l == NULL);
   usleep (20000);
@@ -509,7 +519,7 @@ test_race (void **state)
 
   assert_ptr_not_equal (s, MAP_FAILED);
   for (i = 0; i < 5; i++)
-    if ((pid[i] = fork ()) == 0)
+    if ((pid[i] = start_child (0)) == 0)
       come_and_go (s, i % 3, 100);
   for (i = 0; i < 5; i++) {
     assert_int_equal (waitpid (pid[i], &status, 0), pid[i]);
@@ -525,7 +535,7 @@ test_no_false_alarm (void **state)
   struct hostlock *l;
   int status;
   unsigned i;
-  pid_t pid = fork ();
+  pid_t pid = start_child (0);
 
   if (pid == 0)
     for (i = 0; ; i++) {
