@@ -463,6 +463,7 @@ memdev_copy (struct memdev *md)
   struct memdev *copy = memdev_new (md->dev.size);
 
   copy->dev = md->dev;
+  atomic_init (&copy->dev.flush_failed, false);
   copy->trim_discards = md->trim_discards;
   copy_data (copy, md->mem, md->dev.size);
   return copy;

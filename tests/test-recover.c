@@ -169,7 +169,8 @@ recover_to_disk (struct memdev *md)
   struct jbd2_super *js = (void *) journal_at (md, 0);
   struct filesystem *fs;
 
-  if (is_v1 (md) && js->start != 0) {
+  if (is_v1 (md) && (image_super (md)->s_feature_incompat &
+                     EXT3_FEATURE_INCOMPAT_RECOVER)) {
     uint8_t *seen = read_in_memory (md, false);
 
     memcpy (md->mem, seen, md->dev.size);
@@ -1080,6 +1081,7 @@ test_hostile (void **state)
     struct mklog log, *l = &log;
     struct memdev *md;
     struct filesystem *fs;
+    bool written = false;
     errcode_t err;
 
     open_log (l, &mklog_kinds[i % MKLOG_KINDS]);
@@ -1097,15 +1099,17 @@ test_hostile (void **state)
     alarm (30);
     md = memdev_copy (l->md);
     err = open_it (md, false, &fs);
-    if (err == 0)
+    if (err == 0) {
+      written = fs->writable;
       image_close (fs, NULL);
-    else if (err == EXT2_ET_CORRUPT_JOURNAL_SB ||
-             err == EXT2_ET_UNSUPP_FEATURE)
+    }
+    if (!written)
       assert_int_equal (memdev_count (md, MEMDEV_CHANGES), 0);
     if (err == 0) {
       uint8_t *seen = recover_in_memory (l->md);
 
-      same_but_journal (seen, md->mem);
+      if (written)
+        same_but_journal (seen, md->mem);
       free (seen);
       good++;
     }
@@ -1116,12 +1120,12 @@ test_hostile (void **state)
   assert_in_range (good, i / 20, i - i / 20);
 }
 
-/* A device that fails: an error, and another try ends well. */
+/* A device that fails: an error, and the next server's try ends well. */
 static void
 test_device_errors (void **state)
 {
   struct mklog log, *l = &log;
-  struct memdev *md, *good;
+  struct memdev *md, *again, *good;
   struct filesystem *fs;
   uint64_t n;
 
@@ -1140,9 +1144,10 @@ test_device_errors (void **state)
     if (open_it (md, false, &fs) == 0)
       filesystem_close (fs);
     failed = memdev_has_failed (md);
-    memdev_heal (md);
-    recover_to_disk (md);
-    same_but_journal (md->mem, good->mem);
+    again = memdev_copy (md);
+    recover_to_disk (again);
+    same_but_journal (again->mem, good->mem);
+    memdev_free (again);
     memdev_free (md);
     if (!failed)
       break;

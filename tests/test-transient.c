@@ -155,12 +155,16 @@ run_requests (struct run *r, const struct fault *f)
   REPEATED (f, filesystem_flush (r->fs));
 }
 
-/* What was flushed is there after a crash, too. */
+/* What was flushed is there after a crash, too.  No write is under way: a
+ * copy made meanwhile could have the later of two and not the earlier.
+ */
 static void
 crash (struct run *r)
 {
-  struct memdev *cut = memdev_copy (r->md);
+  struct memdev *cut;
 
+  syncer_drain (r->fs);
+  cut = memdev_copy (r->md);
   assert_in_set (image_fsck (cut, "-fp", 1), ((LargestIntegralType[]) { 0, 1 }),
                  2);
   image_assert_dump (cut, "f", r->shadow.data, SIZE);
