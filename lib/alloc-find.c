@@ -27,6 +27,13 @@
  * Looking at thousands of pieces is too dear to be done for each fill.  So
  * it is remembered (struct piece_hint) where the last one was found, and
  * that there was none.
+ *
+ * Nobody gets anywhere while a search holds FS, so one looks at a few dozen
+ * bitmaps at most.  Of a group it is known without its bitmap whether there
+ * is anything to be had (group_available); so a bitmap that is looked at for
+ * a run has some, or cannot be used.  If many cannot, the search ends: where
+ * they are damaged, which is remembered, to be continued without them; where
+ * they cannot be read, with the device's error.
  */
 
 #include <config.h>
@@ -41,6 +48,9 @@
  * length, or for a free piece.
  */
 #define ENOUGH_GROUPS 16
+
+/* Bitmaps that cannot be used, after which a search for a run ends. */
+#define MANY_UNUSABLE 16
 
 /* Groups whose descriptors one search for a free piece looks at. */
 #define MANY_GROUPS 1024
@@ -90,20 +100,19 @@ hint_for (struct filesystem *fs, uint32_t size)
 }
 
 /* Looks for a run of WANT free blocks in group G from bit FROM on;
- * remembers the longest shorter run in *BEST.
+ * remembers the longest one in *BEST.
  */
-static bool
+static errcode_t
 search_group (struct filesystem *fs, dgrp_t g, uint32_t from, uint32_t want,
               struct free_run *best)
 {
   uint32_t blocks = group_blocks (fs, g), start, end;
   const uint8_t *map;
   struct mbuf *mb;
-  bool found = false;
+  errcode_t err = group_bitmap (fs, g, &mb);
 
-  if (ext2fs_bg_free_blocks_count (fs->e2, g) == 0 ||
-      group_bitmap (fs, g, &mb) != 0)
-    return false;
+  if (err)
+    return err;
   map = group_busy_map (fs, g, mb);
   for (start = from; start < blocks; start = end) {
     start = bit_find (map, start, blocks, false);
@@ -115,14 +124,12 @@ search_group (struct filesystem *fs, dgrp_t g, uint32_t from, uint32_t want,
       best->group = g;
       best->bit = start;
       best->len = end - start;
-      if (best->len == want) {
-        found = true;
+      if (best->len == want)
         break;
-      }
     }
   }
   mcache_unpin (fs->mc, mb);
-  return found;
+  return 0;
 }
 
 /* Number of groups that lie before the goal's limit. */
@@ -153,8 +160,7 @@ run_at (struct filesystem *fs, uint64_t blk, uint32_t want,
   uint32_t end = bit + want < blocks ? bit + want : blocks;
   struct mbuf *mb;
 
-  if (ext2fs_bg_free_blocks_count (fs->e2, g) == 0 ||
-      group_bitmap (fs, g, &mb) != 0)
+  if (group_available (fs, g) == 0 || group_bitmap (fs, g, &mb) != 0)
     return;
   run->group = g;
   run->bit = bit;
@@ -177,7 +183,7 @@ piece_is_free (struct filesystem *fs, const struct goal *goal)
 
   if (end > blocks)
     end = blocks;
-  if (group_bitmap (fs, g, &mb) != 0)
+  if (group_available (fs, g) == 0 || group_bitmap (fs, g, &mb) != 0)
     return false;
   is_free = bit_find (group_busy_map (fs, g, mb), at > in ? at - in : 0, end,
                       true) == end;
@@ -234,7 +240,7 @@ search_pieces (struct filesystem *fs, uint64_t from, uint32_t size,
     g = (first + i) % groups;
     if (g == 0 && i > 0)
       h->from = fs->first_block;        /* it begins anew */
-    if (ext2fs_bg_free_blocks_count (fs->e2, g) < size)
+    if (group_available (fs, g) < size)
       continue;
     looked++;
     if (find_piece (fs, g, i == 0 ? from - group_first (fs, g) : 0, size,
@@ -269,19 +275,30 @@ search_runs (struct filesystem *fs, uint64_t from, const struct goal *goal,
              uint32_t want, struct free_run *run)
 {
   const dgrp_t groups = groups_below (fs, goal), first = group_of (fs, from);
+  unsigned unusable = 0;
+  errcode_t err, unread = 0;
   dgrp_t i;
 
-  for (i = 0; i <= groups; i++) {
+  for (i = 0; i <= groups && unusable < MANY_UNUSABLE; i++) {
     dgrp_t g = (first + i) % groups;
 
-    if (search_group (fs, g, i == 0 ? from - group_first (fs, g) : 0, want,
-                      run))
-      return 0;
+    if (group_available (fs, g) == 0)
+      continue;
+    err = search_group (fs, g, i == 0 ? from - group_first (fs, g) : 0, want,
+                        run);
+    if (err)
+      unusable++;
+    if (err && err != EXT2_FILSYS_CORRUPTED)
+      unread = err;
     /* On a fragmented disk a shorter run beats reading every bitmap. */
-    if (i >= ENOUGH_GROUPS && run->len > 0)
+    if (run->len == want || (i >= ENOUGH_GROUPS && run->len > 0))
       return 0;
   }
-  return run->len > 0 ? 0 : EXT2_ET_BLOCK_ALLOC_FAIL;
+  if (run->len > 0)
+    return 0;
+  if (unread)
+    return unread;
+  return unusable == MANY_UNUSABLE ? SEARCH_ON : EXT2_ET_BLOCK_ALLOC_FAIL;
 }
 
 /* Order of preference: at the goal, if not much shorter than WANT; then

@@ -22,7 +22,7 @@ alloc_has_space (struct filesystem *fs, uint64_t n)
 {
   uint64_t have = ext2fs_free_blocks_count (fs->e2->super);
   uint64_t keep = ext2fs_r_blocks_count (fs->e2->super)
-    + fs->alloc.promised + fs->alloc.withheld;
+    + fs->alloc.promised + fs->alloc.withheld + fs->alloc.lost;
 
   return have >= keep && have - keep >= n;
 }
@@ -163,6 +163,8 @@ alloc_take_meta (struct filesystem *fs, struct reservation *r,
     goal.search = 1;
     err = alloc_find (fs, &goal, 1, &run);
   }
+  if (err == SEARCH_ON)
+    err = EIO;                  /* amid an edit there is no letting go */
   if (!err)
     err = group_change_bits (fs, run.group, run.bit, 1, true);
   if (err)

@@ -23,8 +23,8 @@
  *   1. A block is handed out only if its bit is clear, and it is neither
  *      reserved nor withheld.
  *   2. Group and superblock free counts always equal the clear bits.
- *   3. free blocks - promised - withheld >= the reserved blocks of the
- *      superblock (r_blocks), unless it was so already.
+ *   3. free blocks - promised - withheld - lost >= the reserved blocks of
+ *      the superblock (r_blocks), unless it was so already.
  *   4. A freed block can be had, and is told to the device, only after
  *      the change that dropped it from its tree is durable.
  *   5. With a journal, what the bitmaps say and what trees say changes
@@ -89,6 +89,7 @@ struct allocator {
   uint64_t tree_next;           /* behind the last tree block; 0: none yet */
   uint64_t promised;            /* blocks reserved or promised */
   uint64_t withheld;            /* blocks freed on disk, not to be had yet */
+  uint64_t lost;                /* free blocks, not held, of bad groups */
   unsigned waiting;             /* requests that wait for space */
 
   /* Rises whenever blocks can be had that could not be before.  [atomic:
@@ -159,20 +160,24 @@ extern uint32_t alloc_window (const struct filesystem *fs, uint64_t blocks);
 /* Finds a run of up to WANT (not 0) free blocks, at least 1.
  * NOT_AT_GOAL if it cannot be there, and no such piece as is asked for was
  * found, or looked for;
- * EXT2_ET_BLOCK_ALLOC_FAIL if there is none at all.
+ * EXT2_ET_BLOCK_ALLOC_FAIL if there is none at all, the device's error if
+ * there may be some where the bitmap could not be read;
+ * SEARCH_ON if many bitmaps turned out damaged, which are known now: give up
+ * FS for a moment, and search again.
  */
 struct free_run {
   dgrp_t group;
   uint32_t bit, len;
 };
 #define NOT_AT_GOAL ((errcode_t) -2)
+#define SEARCH_ON ((errcode_t) -3)
 extern errcode_t alloc_find (struct filesystem *fs, const struct goal *goal,
                              uint32_t want, struct free_run *run);
 
 /* Reserves up to WANT contiguous data blocks (at least 1 unless WANT is
  * 0), and promises META tree blocks.
- * EXT2_ET_BLOCK_ALLOC_FAIL when space is short, NOT_AT_GOAL as alloc_find:
- * nothing is reserved.
+ * EXT2_ET_BLOCK_ALLOC_FAIL when space is short, else as alloc_find: nothing
+ * is reserved.
  */
 extern errcode_t alloc_reserve (struct filesystem *fs, const struct goal *goal,
                                 uint32_t want, uint32_t meta,

@@ -200,13 +200,9 @@ reserve_run (struct inode *inode, struct fill *f)
   return 0;
 }
 
-/* Looks at up to BLOCKS from LBLK on, once more, because another fill of
- * them may have just ended, and reserves what is needed.  Under FS alone:
- * somebody else's insertion then holds up one step of ours, not two.  What
- * the lookup needs is in the cache as a rule: there has been one before.
- */
 static errcode_t
-reserve (struct inode *inode, struct fill *f, uint64_t lblk, uint64_t blocks)
+reserve_once (struct inode *inode, struct fill *f, uint64_t lblk,
+              uint64_t blocks)
 {
   struct filesystem *fs = inode->fs;
   uint32_t most = map_max_insert (inode, lblk);
@@ -232,6 +228,22 @@ reserve (struct inode *inode, struct fill *f, uint64_t lblk, uint64_t blocks)
    */
   err = alloc_reserve (fs, NULL, 0, f->meta, &f->r);
   return err == EXT2_ET_BLOCK_ALLOC_FAIL ? 0 : err;
+}
+
+/* Looks at up to BLOCKS from LBLK on, once more, because another fill of
+ * them may have just ended, and reserves what is needed.  Under FS alone:
+ * somebody else's insertion then holds up one step of ours, not two.  What
+ * the lookup needs is in the cache as a rule: there has been one before.
+ */
+static errcode_t
+reserve (struct inode *inode, struct fill *f, uint64_t lblk, uint64_t blocks)
+{
+  errcode_t err;
+
+  do
+    err = reserve_once (inode, f, lblk, blocks);
+  while (err == SEARCH_ON);
+  return err;
 }
 
 static errcode_t

@@ -78,6 +78,8 @@ group_unhold (struct filesystem *fs, dgrp_t g, uint32_t bit, uint32_t n,
     bit_clear (gs->busy, bit + i);
   assert (gs->held >= n);
   gs->held -= n;
+  if (release && gs->bad)
+    fs->alloc.lost += n;        /* free, but not to be had */
   if (gs->held == 0)
     retire (fs, g);
 }

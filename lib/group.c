@@ -77,12 +77,29 @@ group_of (struct filesystem *fs, uint64_t blk)
   return (blk - fs->first_block) / EXT2_BLOCKS_PER_GROUP (fs->e2->super);
 }
 
+/* Free on disk, and not held (inv 2). */
+static uint32_t
+count_free (struct filesystem *fs, dgrp_t g)
+{
+  const uint32_t n = ext2fs_bg_free_blocks_count (fs->e2, g);
+  const uint32_t held = fs->alloc.groups[g].held;
+
+  return n > held ? n - held : 0;
+}
+
+uint32_t
+group_available (struct filesystem *fs, dgrp_t g)
+{
+  return fs->alloc.groups[g].bad ? 0 : count_free (fs, g);
+}
+
 void
 group_set_bad (struct filesystem *fs, dgrp_t g, const char *why)
 {
   struct group_state *gs = &fs->alloc.groups[g];
 
   if (!gs->bad) {
+    fs->alloc.lost += count_free (fs, g);
     log_error ("block group %u: %s: not allocating there, run e2fsck -f",
                (unsigned) g, why);
     super_note_error (fs, __func__, __LINE__,

@@ -36,6 +36,11 @@ extern uint64_t group_first (struct filesystem *fs, dgrp_t g);
 extern uint32_t group_blocks (struct filesystem *fs, dgrp_t g);
 extern dgrp_t group_of (struct filesystem *fs, uint64_t blk);
 
+/* Blocks of G that can be had (inv 1), as far as it is known without looking
+ * at its bitmap; 0 if it is bad.
+ */
+extern uint32_t group_available (struct filesystem *fs, dgrp_t g);
+
 /* Never allocate in G again, and say WHY once. */
 extern void group_set_bad (struct filesystem *fs, dgrp_t g, const char *why);
 
