@@ -7,6 +7,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <malloc.h>
 #include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -57,6 +58,11 @@ image_init (void)
   }
   errors_init (getenv ("V") ? loud : quiet);
   alarm (IMAGE_HANG);
+#ifdef M_MMAP_THRESHOLD
+  /* Buffers as large as images are used again, not mapped anew. */
+  mallopt (M_MMAP_THRESHOLD, 32 << 20);
+  mallopt (M_TRIM_THRESHOLD, 64 << 20);
+#endif
 }
 
 unsigned
@@ -65,6 +71,16 @@ image_scale (unsigned n)
   const char *s = getenv ("EXT2_SANITIZER");
 
   return s && *s && n >= 8 ? n / 4 : n;
+}
+
+unsigned
+image_stride (void)
+{
+  const char *s = getenv ("EXT2_SANITIZER");
+
+  if (getenv ("EXT2_THOROUGH"))
+    return 1;
+  return s && *s ? 21 : 3;
 }
 
 /* Runs a command; its output goes to memory, shown if it fails. */

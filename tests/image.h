@@ -48,6 +48,12 @@ extern unsigned image_errors (void);
 /* Less of the same under sanitizers: N or a fraction of it. */
 extern unsigned image_scale (unsigned n);
 
+/* A test that goes through every case of something does one in so many of
+ * them: 3, with a sanitizer 21, 1 with EXT2_THOROUGH in the environment (make
+ * check-thorough).
+ */
+extern unsigned image_stride (void);
+
 /* An image of SIZE bytes made with ARGS (mke2fs's, e.g. "-t ext2 -b
  * 1024") with FILES in the root directory.
  */

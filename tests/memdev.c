@@ -385,6 +385,11 @@ static const struct device_ops memdev_ops = {
   .flush = md_flush,
 };
 
+/* Up to this size, all pages are there at once: it is cheaper than a fault
+ * for each of them.
+ */
+#define SMALL (UINT64_C (8) << 20)
+
 struct memdev *
 memdev_new (uint64_t size)
 {
@@ -396,7 +401,8 @@ memdev_new (uint64_t size)
   if (md->fd == -1 || ftruncate (md->fd, size) == -1)
     die ("memfd_create");
   md->mem = mmap (NULL, size, PROT_READ | PROT_WRITE,
-                  MAP_SHARED | MAP_NORESERVE, md->fd, 0);
+                  MAP_SHARED | MAP_NORESERVE
+                  | (size <= SMALL ? MAP_POPULATE : 0), md->fd, 0);
   if (md->mem == MAP_FAILED)
     die ("mmap");
   md->dev = (struct device) {

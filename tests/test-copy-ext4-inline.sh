@@ -10,4 +10,4 @@ source "${srcdir:-$(dirname "$0")}/functions.sh"
 requires mke2fs debugfs e2fsck dumpe2fs nbdcopy qemu-img python3
 
 make_kinds_fs "$tmp/disk.img" 1024 -t ext4 -J size=4 -O inline_data -I 256
-copy_out "$tmp/disk.img"
+copy_out "$tmp/disk.img" all

@@ -335,8 +335,10 @@ test_config (void **state)
 static void
 test_chain (void **state)
 {
-  assert_true (run_chain (*state, false, image_scale (8)));
-  assert_true (run_chain (*state, true, image_scale (8)));
+  const unsigned links = 2 + 6 / image_stride ();
+
+  assert_true (run_chain (*state, false, links));
+  assert_true (run_chain (*state, true, links));
   if (expectation (*state) == CRASH_REPLAY)
     assert_true (run_recovery (*state, 2));
 }

@@ -125,7 +125,7 @@ read_in_memory (struct memdev *md, bool readonly)
   assert_non_null (fs->overlay);
   assert_false (fs->dev->writable);
   for (at = 0; at < md->dev.size; at += n) {
-    n = 1 + rng_below (&rng, 9000);
+    n = 1 + rng_below (&rng, 50000);
     if (n > md->dev.size - at)
       n = md->dev.size - at;
     assert_ok (device_pread (fs->dev, all + at, n, at));
@@ -245,7 +245,7 @@ accepted (struct mklog *l, uint32_t end_tid, bool ask_e2fsck)
   same_but_journal (seen, ours->mem);
   free (seen);
   /* It takes its time; each test gets to it with some kinds. */
-  if (turn++ % 3 == 0 && !is_v1 (ours))
+  if (turn++ % (2 * image_stride ()) == 0 && !is_v1 (ours))
     cut_everywhere (l->md, ours);
   /* Done for good. */
   again = memdev_copy (ours);
@@ -1077,7 +1077,7 @@ test_hostile (void **state)
   unsigned i, n, good = 0;
 
   (void) state;
-  for (i = 0; i < image_scale (600); i++) {
+  for (i = 0; i < 600 / image_stride (); i++) {
     struct mklog log, *l = &log;
     struct memdev *md;
     struct filesystem *fs;

@@ -187,7 +187,7 @@ static void
 fail_each (const char *args, const struct fault *f)
 {
   const struct image_file list[] = { { "f", SIZE, false }, { NULL } };
-  const uint64_t stride = image_scale (8) < 8 ? 31 : 3;
+  const uint64_t stride = 2 * image_stride () - 1;
   struct memdev *image = image_make (args, UINT64_C (4) << 20, list);
   uint64_t n, calls = 1;
   struct run r;
