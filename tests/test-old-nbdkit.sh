@@ -27,8 +27,11 @@ for version in 1.32.3 1.33.2 1.33.10 1.34.0 1.42.3 1.32.40; do
 done
 for option in -t1 "-t 1" --threads=1 "--threads 1"; do
     # shellcheck disable=SC2086 # two words
-    ! warns 1.32.5 -f $option file x || fail "a warning with $option"
+    ! warns 1.32.5 -f $option --no-sr file x || fail "a warning with $option"
+    # shellcheck disable=SC2086 # two words
+    warns 1.32.5 -f $option file x || fail "no warning with only $option"
 done
-warns 1.32.5 -t 16 file x || fail "no warning with -t 16"
+warns 1.32.5 --no-sr file x || fail "no warning with only --no-sr"
+warns 1.32.5 -t 16 --no-sr file x || fail "no warning with -t 16"
 export NBDKIT_EXT2_QUIET=1
 ! warns 1.32.5 || fail "a warning although not wanted"
