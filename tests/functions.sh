@@ -130,6 +130,15 @@ requires_client ()
     [ -x "$p" ] || skip "$1 is not built (libnbd is missing?)"
 }
 
+# nbdkit_outlives_clients: whether it is not one of the versions that abort
+# when a client goes away with requests in flight, of which ./nbdkit warns.
+nbdkit_outlives_clients ()
+{
+    local warning
+    warning=$(NBDKIT_EXT2_QUIET='' "$NBDKIT" --version 2>&1)
+    [[ $warning != *"goes away"* ]]
+}
+
 requires_mount ()
 {
     can_mount || skip "needs root and loop devices"
