@@ -21,6 +21,8 @@
  * So no change of the tree needs to look for hints, and none is ever too
  * old.  In a damaged image, what is freed as data may be a block of the
  * tree.  That is not seen here; it takes only the damaged file's own.
+ *
+ * All executions of a few threads: tests/test-explore-hints.c.
  */
 
 #ifndef EXT2SERVE_HINTS_H

@@ -10,6 +10,8 @@
  * whoever has kept a pointer without a pin (hints.h) may ask for one at any
  * time: he gets it only if the buffer is alive, and then looks whether it
  * still is what he took it for.
+ *
+ * All executions of a few threads: tests/test-explore-mbuf.c.
  */
 
 #ifndef EXT2SERVE_MBUF_H

@@ -21,6 +21,8 @@
  *
  * Buffers that are dirty, or have a frozen copy on its way, are not on
  * the list and thus cannot be evicted.  There is deliberately no write-back from here.
+ *
+ * All executions of a few threads: tests/test-explore-mbuf.c.
  */
 
 #include <config.h>

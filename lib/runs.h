@@ -21,6 +21,8 @@
  * and a request that begins in one part and ends in the next is answered
  * in one piece.  Extents have at most 32,768 blocks, so longer parts are of
  * little use: beyond 2^29 blocks requests have to search the tree.
+ *
+ * All executions of a few threads: tests/test-explore-runs.c.
  */
 
 #ifndef EXT2SERVE_RUNS_H

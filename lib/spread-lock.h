@@ -28,6 +28,8 @@
  * moment, and each reader leaves where it (or, after a wait, the writer
  * for it) was counted, or elsewhere, exactly once: the sum that a writer
  * reads is never smaller than the number of those who have the lock.
+ *
+ * All executions of a few threads: tests/test-explore-spread-lock.c.
  */
 
 #ifndef EXT2SERVE_SPREAD_LOCK_H
@@ -38,8 +40,10 @@
 #include <stdint.h>
 
 #define CACHE_LINE 64
+#ifndef SPREAD_PARTS            /* tests have fewer */
 #define SPREAD_PARTS 8
 #define SPREAD_PLACES 7         /* a part; with the count a cache line */
+#endif
 
 /* A range in units: the first and the last of them plus one, in 32 bits
  * each; 0: none.
