@@ -12,6 +12,7 @@
 #include "commit.h"
 #include "errors.h"
 #include "fs.h"
+#include "gdt.h"
 #include "icache.h"
 #include "inode.h"
 #include "iomgr.h"
@@ -39,14 +40,17 @@ fail (const char *what, errcode_t err)
   return err;
 }
 
-/* libext2fs reads the superblock again, so V may be about another one. */
+/* libext2fs reads the superblock again, so V may be about another one; and
+ * no more than that: see gdt.c.
+ */
 static errcode_t
 open_with_libext2fs (struct filesystem *fs, const struct super_verdict *v)
 {
   /* MMP is looked after elsewhere: libext2fs would open the device by
    * its name.
    */
-  int flags = EXT2_FLAG_64BITS | EXT2_FLAG_SKIP_MMP | EXT2_FLAG_THREADS;
+  int flags = EXT2_FLAG_64BITS | EXT2_FLAG_SKIP_MMP | EXT2_FLAG_THREADS |
+    EXT2_FLAG_SUPER_ONLY;
   errcode_t err;
 
   if (fs->writable)
@@ -67,7 +71,8 @@ open_with_libext2fs (struct filesystem *fs, const struct super_verdict *v)
 
 /* Where everything is.  Locks: FS. */
 static errcode_t
-load_geometry (struct filesystem *fs, const struct super_verdict *v)
+load_geometry (struct filesystem *fs, const struct super_verdict *v,
+               const struct filesystem_options *opts)
 {
   errcode_t err = open_with_libext2fs (fs, v);
 
@@ -76,7 +81,7 @@ load_geometry (struct filesystem *fs, const struct super_verdict *v)
   fs->first_block = fs->e2->super->s_first_data_block;
   fs->blocks = ext2fs_blocks_count (fs->e2->super);
   fs->original_state = fs->e2->super->s_state;
-  err = syszone_build (&fs->zones, fs->e2);
+  err = gdt_load (fs, opts);
   return err ? err : mmp_protect_block (fs);
 }
 
@@ -141,7 +146,7 @@ load (struct filesystem *fs, const struct super_verdict *v,
   errcode_t err;
 
   LOCK_FOR_SCOPE (&fs->lock);
-  if ((err = load_geometry (fs, v)) ||
+  if ((err = load_geometry (fs, v, opts)) ||
       (err = check_root_directory (fs)) ||
       (err = journal_load (fs, &fs->journal)) ||
       (err = check_journal (fs)) || (err = protect_journal (fs)) ||
@@ -169,7 +174,7 @@ load_and_replay (struct filesystem *fs, const struct super_verdict *v,
   errcode_t err;
 
   LOCK_FOR_SCOPE (&fs->lock);
-  if ((err = load_geometry (fs, v)) ||
+  if ((err = load_geometry (fs, v, opts)) ||
       (err = journal_load (fs, &fs->journal)))
     return err;
   return recover_journal (fs, fs->journal, overlay, r);
@@ -182,7 +187,7 @@ load_and_finish (struct filesystem *fs, const struct super_verdict *v,
   errcode_t err;
 
   LOCK_FOR_SCOPE (&fs->lock);
-  err = load_geometry (fs, v);
+  err = load_geometry (fs, v, opts);
   return err ? err : recover_finish (fs);
 }
 

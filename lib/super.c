@@ -223,6 +223,8 @@ check_groups (const struct ext2_super_block *sb, uint32_t block_size)
            sb->s_inodes_per_group < per_block ||
            sb->s_inodes_per_group > 8 * block_size)
     what = "number of inodes in a group";
+  else if (sb->s_blocks_per_group < 8)
+    what = "number of blocks in a group";
   else if (bigalloc)
     ;
   else if (sb->s_blocks_per_group > 8 * block_size ||
@@ -241,14 +243,71 @@ check_groups (const struct ext2_super_block *sb, uint32_t block_size)
   return EXT2_ET_CORRUPT_SUPERBLOCK;
 }
 
-static errcode_t
-check_geometry (const struct ext2_super_block *sb, uint64_t device_size,
-                uint32_t block_size)
+static uint64_t
+blocks_of (const struct ext2_super_block *sb)
 {
   uint64_t blocks = sb->s_blocks_count;
 
   if (sb->s_feature_incompat & EXT4_FEATURE_INCOMPAT_64BIT)
     blocks |= (uint64_t) sb->s_blocks_count_hi << 32;
+  return blocks;
+}
+
+/* How many groups there can be: each costs memory, before anything has
+ * been seen of it.  mke2fs makes none of less than 248 blocks (-g takes
+ * 256 or more, and may be reduced by 8); what makes smaller ones
+ * (genext2fs) makes only one.  Without meta_bg each copy of the
+ * superblock has all descriptors behind it, in the same group.  For the
+ * last limit, libext2fs computes offsets of descriptors in 32 bits.
+ */
+#define LEAST_BLOCKS 248
+#define FEW_GROUPS 1024
+#define MOST_DESCRIPTORS (UINT64_C (1) << 31)   /* bytes */
+
+static errcode_t
+check_group_count (const struct ext2_super_block *sb, uint32_t block_size)
+{
+  const uint64_t per_group = sb->s_blocks_per_group;
+  const uint64_t blocks = blocks_of (sb) - sb->s_first_data_block;
+  const uint64_t groups = blocks / per_group + (blocks % per_group != 0);
+  const uint64_t size = sb->s_feature_incompat & EXT4_FEATURE_INCOMPAT_64BIT
+    ? sb->s_desc_size : EXT2_MIN_DESC_SIZE;
+
+  const char *what = NULL;
+
+  if (size < EXT2_MIN_DESC_SIZE || size > EXT2_MAX_DESC_SIZE ||
+      (size & (size - 1)) != 0)
+    what = "size of group descriptors";
+  else if (groups > UINT32_MAX ||
+           (groups > FEW_GROUPS && per_group < LEAST_BLOCKS) ||
+           (!(sb->s_feature_incompat & EXT2_FEATURE_INCOMPAT_META_BG) &&
+            2 + (groups * size - 1) / block_size > per_group))
+    what = "number of block groups";
+  else if (groups * sb->s_inodes_per_group != sb->s_inodes_count)
+    what = "number of inodes";
+  if (what) {
+    log_error ("the superblock's %s is impossible: run e2fsck", what);
+    return EXT2_ET_CORRUPT_SUPERBLOCK;
+  }
+  if (groups > MOST_DESCRIPTORS / size) {
+    log_error ("the filesystem has %llu block groups, more than can be "
+               "served: serve it from Linux", (unsigned long long) groups);
+    return EXT2_ET_UNSUPP_FEATURE;
+  }
+  return 0;
+}
+
+static errcode_t
+check_geometry (const struct ext2_super_block *sb, uint64_t device_size,
+                uint32_t block_size)
+{
+  const uint64_t blocks = blocks_of (sb);
+
+  if (blocks <= sb->s_first_data_block) {
+    log_error ("the superblock's number of blocks is impossible: run "
+               "e2fsck");
+    return EXT2_ET_CORRUPT_SUPERBLOCK;
+  }
   if (blocks > device_size / block_size) {
     log_error ("the filesystem (%llu blocks of %u bytes) is larger than "
                "its device (%llu bytes): the image is truncated; restore "
@@ -304,6 +363,7 @@ super_check (struct device *dev, bool want_write, struct super_verdict *v)
   if ((err = check_incompat (&u.sb)) ||
       (err = check_groups (&u.sb, v->block_size)) ||
       (err = check_geometry (&u.sb, dev->size, v->block_size)) ||
+      (err = check_group_count (&u.sb, v->block_size)) ||
       (err = check_journal (&u.sb)))
     return err;
   v->recover = u.sb.s_feature_incompat & EXT3_FEATURE_INCOMPAT_RECOVER;

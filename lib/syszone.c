@@ -16,7 +16,7 @@ syszone_add (struct syszone *z, uint64_t blk, uint64_t count)
 {
   if (count == 0)
     return 0;
-  /* Neighbours in disk order are the rule: extend the last one. */
+  /* What follows the last one is often added next. */
   if (z->count > 0 && z->zones[z->count - 1].end == blk) {
     z->zones[z->count - 1].end += count;
     return 0;
@@ -107,61 +107,52 @@ add_super_and_descriptors (struct syszone *z, ext2_filsys fs, dgrp_t group)
   return 0;
 }
 
-static errcode_t
-add_located (struct syszone *z, ext2_filsys fs, dgrp_t group,
-             const char *what, uint64_t blk, uint64_t count)
-{
-  uint64_t first = fs->super->s_first_data_block;
-  uint64_t blocks = ext2fs_blocks_count (fs->super);
+/* Where the metadata of a group may be: [FIRST, END). */
+struct bounds {
+  dgrp_t group;
+  uint64_t first, end;
+};
 
-  if (blk < first || blk >= blocks || count > blocks - blk) {
-    log_error ("the %s of block group %u is at block %llu, outside the "
-               "filesystem: run e2fsck", what, (unsigned) group,
-               (unsigned long long) blk);
+static errcode_t
+add_located (struct syszone *z, const struct bounds *b, const char *what,
+             uint64_t blk, uint64_t count)
+{
+  if (blk < b->first || blk >= b->end || count > b->end - blk) {
+    log_error ("the %s of block group %u is at block %llu, which is not "
+               "between %llu and %llu: run e2fsck", what,
+               (unsigned) b->group, (unsigned long long) blk,
+               (unsigned long long) b->first,
+               (unsigned long long) b->end - 1);
     return EXT2_FILSYS_CORRUPTED;
   }
   return syszone_add (z, blk, count);
 }
 
 errcode_t
-syszone_build (struct syszone *z, ext2_filsys fs)
+syszone_add_group (struct syszone *z, ext2_filsys fs, dgrp_t g)
 {
-  dgrp_t g;
+  struct bounds b = { g, fs->super->s_first_data_block,
+                      ext2fs_blocks_count (fs->super) };
   errcode_t err;
 
-  for (g = 0; g < fs->group_desc_count; g++) {
-    if (!ext2fs_group_desc_csum_verify (fs, g)) {
-      log_error ("the descriptor of block group %u has a wrong checksum: "
-                 "run e2fsck", (unsigned) g);
-      return EXT2_FILSYS_CORRUPTED;
-    }
-    if ((err = add_super_and_descriptors (z, fs, g)))
-      return err;
-  }
-  for (g = 0; g < fs->group_desc_count; g++) {
-    err = add_located (z, fs, g, "block bitmap",
-                       ext2fs_block_bitmap_loc (fs, g), 1);
-    if (err)
-      return err;
-  }
-  for (g = 0; g < fs->group_desc_count; g++) {
-    err = add_located (z, fs, g, "inode bitmap",
-                       ext2fs_inode_bitmap_loc (fs, g), 1);
-    if (err)
-      return err;
-  }
-  for (g = 0; g < fs->group_desc_count; g++) {
-    err = add_located (z, fs, g, "inode table",
-                       ext2fs_inode_table_loc (fs, g),
-                       fs->inode_blocks_per_group);
-    if (err)
-      return err;
-  }
-  if (!syszone_finish (z)) {
-    log_error ("the metadata of two block groups overlap: run e2fsck");
+  if (!ext2fs_group_desc_csum_verify (fs, g)) {
+    log_error ("the descriptor of block group %u has a wrong checksum: "
+               "run e2fsck", (unsigned) g);
     return EXT2_FILSYS_CORRUPTED;
   }
-  return 0;
+  /* Linux does not mount it otherwise either. */
+  if (!ext2fs_has_feature_flex_bg (fs->super)) {
+    b.first = ext2fs_group_first_block2 (fs, g);
+    b.end = ext2fs_group_last_block2 (fs, g) + 1;
+  }
+  if ((err = add_super_and_descriptors (z, fs, g)) ||
+      (err = add_located (z, &b, "block bitmap",
+                          ext2fs_block_bitmap_loc (fs, g), 1)) ||
+      (err = add_located (z, &b, "inode bitmap",
+                          ext2fs_inode_bitmap_loc (fs, g), 1)))
+    return err;
+  return add_located (z, &b, "inode table", ext2fs_inode_table_loc (fs, g),
+                      fs->inode_blocks_per_group);
 }
 
 size_t

@@ -26,11 +26,12 @@ struct syszone {
   size_t count, size;
 };
 
-/* Builds Z from FS's descriptors; refuses descriptors with a wrong
- * checksum, or that point outside the filesystem or at each other's
- * blocks.  Reads nothing from the device.
+/* Adds the blocks of group G of FS, whose descriptor has been read;
+ * refuses a wrong checksum, and metadata outside the filesystem or, without
+ * flex_bg, outside the group.  Overlaps show in syszone_finish.
  */
-extern errcode_t syszone_build (struct syszone *z, ext2_filsys fs);
+extern errcode_t syszone_add_group (struct syszone *z, ext2_filsys fs,
+                                    dgrp_t g);
 
 /* Adds blocks; call syszone_finish after the last.  It returns false if
  * some were added twice.
