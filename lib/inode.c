@@ -95,11 +95,12 @@ check_mapping (struct inode *inode)
     + (inode->size % fs->block_size != 0);
 
   if (inode->raw->i_flags & EXT4_INLINE_DATA_FL) {
+    /* Linux lets it become as long as if it were mapped by blocks. */
     inode->kind = INLINE_DATA;
+    inode->max_blocks = indirect_max_blocks (fs);
     inline_measure (inode);
-    return 0;
   }
-  if (inode->raw->i_flags & EXT4_EXTENTS_FL) {
+  else if (inode->raw->i_flags & EXT4_EXTENTS_FL) {
     inode->kind = MAPPED_BY_EXTENTS;
     inode->max_blocks = UINT32_MAX;
   }
