@@ -35,6 +35,14 @@
 #define INLINE_DOTDOT 4
 #define INLINE_I_BLOCK 60
 
+/* Linux makes no holes in directories, and e2fsck fills them. */
+#define MOST_HOLES 1000
+
+/* How much of a directory that has a block twice is searched, once that is
+ * known.  Bytes, a multiple of every block size.
+ */
+#define SEARCH_OF_BAD (UINT64_C (1) << 20)
+
 struct wanted {
   const char *name;
   size_t len;
@@ -114,52 +122,150 @@ lookup_block (struct inode *inode, uint64_t lblk, struct mapping *m)
   return map_lookup (inode, lblk, UINT64_MAX, m);
 }
 
-static bool
-spend (uint64_t *budget, uint64_t n)
+/* A search through a directory's blocks. */
+struct search {
+  struct inode *inode;
+  const struct wanted *want;
+  uint64_t *budget;             /* as for dir_lookup */
+  ext2_ino_t *ino;
+
+  struct syszone seen;          /* the blocks so far */
+  uint64_t count;               /* how many */
+  uint64_t next_look;           /* at so many, look at them again */
+  unsigned holes;
+};
+
+static errcode_t
+spend (struct search *s)
 {
-  if (*budget < n)
-    return false;
-  *budget -= n;
-  return true;
+  const uint32_t n = s->inode->fs->block_size;
+
+  if (*s->budget < n)
+    return EFBIG;
+  *s->budget -= n;
+  return 0;
 }
 
-/* A tree may lead to the same block again and again, so what ends this is
- * the size, and the size can be checked: a directory has no holes to
- * speak of.
+/* Is it known to have a block twice? */
+static bool
+is_bad (struct inode *dir)
+{
+  const struct filesystem *fs = dir->fs;
+  unsigned i;
+
+  LOCK_FOR_SCOPE (&dir->fs->lock);
+  for (i = 0; i < BAD_DIRS; i++)
+    if (fs->bad_dirs[i] == dir->ino)
+      return true;
+  return false;
+}
+
+static errcode_t
+set_bad (struct inode *dir)
+{
+  struct filesystem *fs = dir->fs;
+
+  if (!is_bad (dir)) {
+    LOCK_FOR_SCOPE (&fs->lock);
+    fs->bad_dirs[fs->next_bad_dir] = dir->ino;
+    fs->next_bad_dir = (fs->next_bad_dir + 1) % BAD_DIRS;
+  }
+  return corrupt (dir, "a block is in it twice");
+}
+
+/* The blocks of M are the next ones.  A tree may lead to the same ones again
+ * and again, and be small however long that makes the directory.  So they
+ * are noted before they are searched, and looked at whenever there are twice
+ * as many: no more is searched than twice what there is.  Sorting them so
+ * often costs less than searching them.
+ */
+static errcode_t
+note_blocks (struct search *s, const struct mapping *m)
+{
+  errcode_t err = syszone_add (&s->seen, m->pblk, m->len);
+
+  if (err)
+    return err;
+  s->count += m->len;
+  if (s->count < s->next_look)
+    return 0;
+  s->next_look = 2 * s->count;
+  return syszone_finish (&s->seen) ? 0 : set_bad (s->inode);
+}
+
+static errcode_t
+search_piece (struct search *s, const struct mapping *m)
+{
+  errcode_t err;
+  uint64_t i;
+
+  if (m->state == MAP_UNWRITTEN)
+    return corrupt (s->inode, "blocks that were never written");
+  if (m->state == MAP_HOLE) {
+    if (++s->holes > MOST_HOLES)
+      return corrupt (s->inode, "it has too many holes");
+    err = spend (s);
+    return err ? err : EXT2_ET_FILE_NOT_FOUND;
+  }
+  err = note_blocks (s, m);
+  if (err)
+    return err;
+  for (i = 0; i < m->len; i++) {
+    err = spend (s);
+    if (!err)
+      err = search_block (s->inode, m->pblk + i, s->want, s->ino);
+    if (err != EXT2_ET_FILE_NOT_FOUND)
+      return err;
+  }
+  return EXT2_ET_FILE_NOT_FOUND;
+}
+
+/* BLOCKS from the first one on. */
+static errcode_t
+search_pieces (struct search *s, uint64_t blocks)
+{
+  struct mapping m;
+  uint64_t lblk;
+  errcode_t err;
+
+  for (lblk = 0; lblk < blocks; lblk += m.len) {
+    err = lookup_block (s->inode, lblk, &m);
+    if (err)
+      return err;
+    if (m.len > blocks - lblk)
+      m.len = blocks - lblk;
+    err = search_piece (s, &m);
+    if (err != EXT2_ET_FILE_NOT_FOUND)
+      return err;
+  }
+  return EXT2_ET_FILE_NOT_FOUND;
+}
+
+/* Every client that connects can make us search.  So it costs little from
+ * the second time on if the directory is damaged; what was found before,
+ * near its start, still is.
  */
 static errcode_t
 search_blocks (struct inode *inode, const struct wanted *want,
                uint64_t *budget, ext2_ino_t *ino)
 {
   struct filesystem *fs = inode->fs;
-  uint64_t blocks = inode->size >> fs->block_bits, lblk, i;
-  struct mapping m;
+  const uint64_t all = inode->size >> fs->block_bits;
+  const uint64_t few = SEARCH_OF_BAD >> fs->block_bits;
+  const bool cut = all > few && is_bad (inode);
+  struct search s = {
+    .inode = inode, .want = want, .budget = budget, .ino = ino,
+    .next_look = 2,
+  };
   errcode_t err;
 
-  if (blocks > fs->blocks)
+  if (all > fs->blocks)
     return corrupt (inode, "larger than the filesystem");
-  for (lblk = 0; lblk < blocks; lblk += m.len) {
-    err = lookup_block (inode, lblk, &m);
-    if (err)
-      return err;
-    if (m.state == MAP_UNWRITTEN)
-      return corrupt (inode, "blocks that were never written");
-    if (m.len > blocks - lblk)
-      m.len = blocks - lblk;
-    if (m.state == MAP_HOLE) {
-      if (!spend (budget, fs->block_size))
-        return EFBIG;
-      continue;
-    }
-    for (i = 0; i < m.len; i++) {
-      if (!spend (budget, fs->block_size))
-        return EFBIG;
-      err = search_block (inode, m.pblk + i, want, ino);
-      if (err != EXT2_ET_FILE_NOT_FOUND)
-        return err;
-    }
-  }
-  return EXT2_ET_FILE_NOT_FOUND;
+  err = search_pieces (&s, cut ? few : all);
+  syszone_free (&s.seen);
+  if (err == EXT2_ET_FILE_NOT_FOUND && cut)
+    return corrupt (inode, "a block is in it twice");
+  return err;
 }
 
 /* Locks: FS. */

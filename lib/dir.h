@@ -19,7 +19,10 @@
  * ENOKEY                  DIR is encrypted, so nobody knows
  * EFBIG                   the budget did not suffice
  *
- * and others for damage.  Locks: none held.
+ * and others for damage.  A directory that has a block twice is damaged:
+ * that is noticed before twice as many blocks have been searched as it really
+ * has, and then remembered.  It takes memory meanwhile, up to 32 bytes for
+ * each of its blocks that does not follow the one before.  Locks: none held.
  */
 extern errcode_t dir_lookup (struct filesystem *fs, ext2_ino_t dir,
                              const char *name, size_t len,

@@ -94,6 +94,10 @@ struct filesystem {
                                    we write: VALID_FS is cleared, or with
                                    a journal needs_recovery set */
   size_t last_running;          /* [FS] debug: see filesystem_begin_change */
+#define BAD_DIRS 16
+  ext2_ino_t bad_dirs[BAD_DIRS]; /* [FS] the last ones found to have a block
+                                    twice (dir.c); 0: none */
+  unsigned next_bad_dir;        /* [FS] the place for the next one */
   uint16_t original_state;      /* [constant] s_state at open */
   struct allocator alloc;       /* [FS] */
 };

@@ -602,8 +602,8 @@ test_entries (void **state)
 }
 
 /* Block 1024 leads to itself wherever one looks, and is at the same time
- * a block of a directory with one entry of 1024 bytes.  As a table it is
- * at one place only; as a directory's block it may come again and again.
+ * a block of a directory with one entry of 1024 bytes.  It is at one place
+ * only, as a table and as a directory's block.
  */
 static void
 test_cyclic_blocks (void **state)
@@ -613,7 +613,6 @@ test_cyclic_blocks (void **state)
   const uint64_t blocks = image_super (md)->s_blocks_count;
   uint32_t *table = (void *) block_at (md, 1024);
   struct ext2_inode *raw;
-  struct timespec start, end;
   unsigned i;
 
   (void) state;
@@ -623,10 +622,11 @@ test_cyclic_blocks (void **state)
     table[i] = ext2fs_cpu_to_le32 (1024);
   for (i = 0; i < 15; i++)
     raw->i_block[i] = 1024;
-  clock_gettime (CLOCK_PROCESS_CPUTIME_ID, &start);
   raw->i_size = (12 + 256) * 1024;
-  assert_error (md, "d/f", EXT2_ET_FILE_NOT_FOUND);
+  assert_error (md, "d/f", EXT2_ET_DIR_CORRUPTED);
   raw->i_size = blocks * 1024;
+  assert_error (md, "d/f", EXT2_ET_DIR_CORRUPTED);
+  memset (raw->i_block, 0, 13 * sizeof *raw->i_block);
   assert_error (md, "d/f", EXT2_FILSYS_CORRUPTED);
   raw->i_size = (blocks + 1) * 1024;
   assert_error (md, "d/f", EXT2_ET_DIR_CORRUPTED);
@@ -634,8 +634,6 @@ test_cyclic_blocks (void **state)
   assert_error (md, "d/f", EXT2_ET_DIR_CORRUPTED);
   raw->i_size_high = 0xffffffff;
   assert_error (md, "d/f", EXT2_FILSYS_CORRUPTED);
-  clock_gettime (CLOCK_PROCESS_CPUTIME_ID, &end);
-  assert_true (end.tv_sec - start.tv_sec < 20);
   memdev_free (md);
 }
 
