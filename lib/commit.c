@@ -92,8 +92,8 @@ filesystem_abort_at (struct filesystem *fs, const char *func, unsigned line,
   lock_assert_held (LOCK_FS);
   if (atomic_exchange (&fs->aborted, true))
     return;
-  log_error ("%s: %s: no more changes are accepted, reading goes on; "
-             "restart the server after running e2fsck", why,
+  log_error ("%s: %s: no more changes are accepted, reading goes on; end "
+             "the server, run e2fsck -f, and start it again", why,
              errcode_text (err, text, sizeof text));
   super_note_error (fs, func, line, 0, err);
   if (!fs->marked)

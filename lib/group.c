@@ -100,8 +100,8 @@ group_set_bad (struct filesystem *fs, dgrp_t g, const char *why)
 
   if (!gs->bad) {
     fs->alloc.lost += count_free (fs, g);
-    log_error ("block group %u: %s: not allocating there, run e2fsck -f",
-               (unsigned) g, why);
+    log_error ("block group %u: %s: not allocating there; end the server, "
+               "then run e2fsck -f", (unsigned) g, why);
     super_note_error (fs, __func__, __LINE__,
                       ext2fs_block_bitmap_loc (fs->e2, g),
                       EXT2_FILSYS_CORRUPTED);

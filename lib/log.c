@@ -64,7 +64,7 @@ log_new (struct filesystem *fs, struct log **logp)
   if (j->super.h.type != ext2fs_cpu_to_be32 (JBD2_SUPER_V2)) {
     log_warning ("serving read-only: the journal is of the oldest kind, "
                  "without revoke records; make a new one with tune2fs "
-                 "-O ^has_journal and tune2fs -j");
+                 "-O ^has_journal, then tune2fs -j");
     return ENOTSUP;
   }
   log = calloc (1, sizeof *log);
@@ -80,7 +80,8 @@ log_new (struct filesystem *fs, struct log **logp)
   log->max_running = most_blocks (log);
   if (log->max_running < 2 * MAX_OPERATION) {
     log_warning ("serving read-only: the journal has only %u blocks for "
-                 "the log; make a larger one with tune2fs",
+                 "the log; make a larger one with tune2fs "
+                 "-O ^has_journal, then tune2fs -j",
                  (unsigned) log->capacity);
     free (log);
     return ENOTSUP;

@@ -424,8 +424,8 @@ check_block (struct mmp *m)
     return true;
   if (err)
     log_error ("multiple mount protection: the block cannot be read: %s: no "
-               "more changes are accepted; restart the server after running "
-               "e2fsck", errcode_text (err, why, sizeof why));
+               "more changes are accepted; end the server, run e2fsck -f, and "
+               "start it again", errcode_text (err, why, sizeof why));
   else
     refuse (m, "the filesystem has been taken over by somebody else, because "
             "this server was too slow to say that it is alive",
@@ -460,8 +460,8 @@ update (struct mmp *m)
     return retry;
   log_error ("multiple mount protection: the block could not be written for "
              "%llu s: %s: somebody else may have taken the filesystem; no "
-             "more changes are accepted; restart the server after running "
-             "e2fsck", (unsigned long long) late / m->second_ms,
+             "more changes are accepted; end the server, run e2fsck -f, and "
+             "start it again", (unsigned long long) late / m->second_ms,
              errcode_text (err, why, sizeof why));
   lose (m);
   return 0;

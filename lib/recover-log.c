@@ -313,8 +313,12 @@ check_fast_commits (struct recover *rc)
       (b[8] | b[9] << 8 | b[10] << 16 | (uint32_t) b[11] << 24)
       != rc->end_tid)
     return 0;
+  /* e2fsck 1.47 goes wrong about a log that wraps around; and Linux refuses
+   * some of them.
+   */
   log_error ("the journal holds fast commits, which cannot be replayed here: "
-             "mount the filesystem with Linux once, or run e2fsck -fy");
+             "mount the filesystem with Linux once; only if Linux refuses, "
+             "run e2fsck -fy on a copy, which may lose what was written last");
   return EXT2_ET_UNSUPP_FEATURE;
 }
 

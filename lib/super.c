@@ -22,8 +22,9 @@
 #define SUPER_SIZE 1024
 
 struct feature {
-  uint32_t mask;
+  uint32_t mask;                /* 0: the end, for what is unknown */
   const char *name;
+  const char *remedy;           /* where it is not the same for all */
 };
 
 /* Incompatible features that need nothing, or nothing beyond what the
@@ -43,9 +44,9 @@ struct feature {
    EXT4_FEATURE_INCOMPAT_MMP)
 
 static const struct feature incompat_refused[] = {
-  { EXT2_FEATURE_INCOMPAT_COMPRESSION, "compression" },
-  { EXT4_FEATURE_INCOMPAT_DIRDATA, "dirdata" },
-  { 0, NULL },
+  { EXT2_FEATURE_INCOMPAT_COMPRESSION, "compression", NULL },
+  { EXT4_FEATURE_INCOMPAT_DIRDATA, "dirdata", NULL },
+  { 0, "unknown", NULL },
 };
 
 /* Read-only compatible features whose upkeep is done, or is none: a project
@@ -58,28 +59,43 @@ static const struct feature incompat_refused[] = {
    EXT4_FEATURE_RO_COMPAT_DIR_NLINK |                                   \
    EXT4_FEATURE_RO_COMPAT_EXTRA_ISIZE |                                 \
    EXT4_FEATURE_RO_COMPAT_METADATA_CSUM |                               \
-   EXT4_FEATURE_RO_COMPAT_PROJECT | EXT4_FEATURE_RO_COMPAT_VERITY |                                      \
+   EXT4_FEATURE_RO_COMPAT_PROJECT | EXT4_FEATURE_RO_COMPAT_VERITY |     \
    EXT4_FEATURE_RO_COMPAT_ORPHAN_PRESENT)
 
+/* What to do about those is not the same for each: tune2fs does not turn
+ * all of them off.
+ */
+#define WITH_LINUX "write to it with Linux"
+
 static const struct feature ro_compat_readonly[] = {
-  { EXT4_FEATURE_RO_COMPAT_BIGALLOC, "bigalloc" },
-  { EXT4_FEATURE_RO_COMPAT_QUOTA, "quota" },
-  { EXT4_FEATURE_RO_COMPAT_READONLY, "read-only" },
-  { EXT4_FEATURE_RO_COMPAT_SHARED_BLOCKS, "shared_blocks" },
-  { EXT4_FEATURE_RO_COMPAT_HAS_SNAPSHOT, "has_snapshot" },
-  { EXT4_FEATURE_RO_COMPAT_REPLICA, "replica" },
-  { 0, NULL },
+  { EXT4_FEATURE_RO_COMPAT_BIGALLOC, "bigalloc", WITH_LINUX ", or copy the "
+    "files to a filesystem without it" },
+  { EXT4_FEATURE_RO_COMPAT_QUOTA, "quota", WITH_LINUX ", or turn it off with "
+    "tune2fs -O ^quota" },
+  { EXT4_FEATURE_RO_COMPAT_READONLY, "read-only", "turn it off with tune2fs "
+    "-O ^read-only" },
+  { EXT4_FEATURE_RO_COMPAT_SHARED_BLOCKS, "shared_blocks", "give each file "
+    "blocks of its own with e2fsck -fy -E unshare_blocks" },
+  { EXT4_FEATURE_RO_COMPAT_HAS_SNAPSHOT, "has_snapshot", WITH_LINUX },
+  { EXT4_FEATURE_RO_COMPAT_REPLICA, "replica", WITH_LINUX },
+  { 0, "unknown", WITH_LINUX },
 };
 
-static const char *
-lowest_feature (uint32_t flags, const struct feature *table, char *buf,
-                size_t len)
+/* The first one in TABLE that is in FLAGS, or the table's end. */
+static const struct feature *
+find_feature (uint32_t flags, const struct feature *table)
 {
-  const struct feature *f;
+  while (table->mask != 0 && !(flags & table->mask))
+    table++;
+  return table;
+}
 
-  for (f = table; f->name; f++)
-    if (flags & f->mask)
-      return f->name;
+/* The name of F, or the number of the lowest one of FLAGS. */
+static const char *
+feature_name (const struct feature *f, uint32_t flags, char *buf, size_t len)
+{
+  if (f->mask != 0)
+    return f->name;
   snprintf (buf, len, "0x%x", flags & -flags);
   return buf;
 }
@@ -100,7 +116,8 @@ check_incompat (const struct ext2_super_block *sb)
     log_error ("the filesystem has the unknown incompatible feature %s: "
                "it cannot be served; a newer version may know it, or serve "
                "it from Linux",
-               lowest_feature (other, incompat_refused, buf, sizeof buf));
+               feature_name (find_feature (other, incompat_refused), other,
+                             buf, sizeof buf));
     return EXT2_ET_UNSUPP_FEATURE;
   }
   return 0;
@@ -191,16 +208,28 @@ check_state (const struct ext2_super_block *sb, bool want_write,
 static void
 check_readonly (const struct ext2_super_block *sb, struct super_verdict *v)
 {
-  uint32_t other = sb->s_feature_ro_compat & ~RO_COMPAT_SERVED;
+  const uint32_t other = sb->s_feature_ro_compat & ~RO_COMPAT_SERVED;
+  const struct feature *f = find_feature (other, ro_compat_readonly);
   char buf[16];
 
   if (other) {
     log_warning ("serving read-only: writing with the feature %s is not "
-                 "supported; use Linux to write, or turn it off with tune2fs",
-                 lowest_feature (other, ro_compat_readonly, buf,
-                                 sizeof buf));
+                 "supported: %s", feature_name (f, other, buf, sizeof buf),
+                 f->remedy);
     v->readonly = true;
   }
+}
+
+/* e2fsck tries a copy of the superblock by itself where libext2fs finds
+ * fault, and otherwise says to.
+ */
+static errcode_t
+impossible (const char *what)
+{
+  log_error ("the superblock's %s is impossible: run e2fsck -f, with the "
+             "option -b that it tells if it cannot read the superblock",
+             what);
+  return EXT2_ET_CORRUPT_SUPERBLOCK;
 }
 
 /* What the kernel requires of the layout of groups.  libext2fs lets some
@@ -237,10 +266,7 @@ check_groups (const struct ext2_super_block *sb, uint32_t block_size)
   else if (sb->s_rev_level > EXT2_GOOD_OLD_REV &&
            sb->s_first_ino < EXT2_GOOD_OLD_FIRST_INO)
     what = "first inode";
-  if (what == NULL)
-    return 0;
-  log_error ("the superblock's %s is impossible: run e2fsck", what);
-  return EXT2_ET_CORRUPT_SUPERBLOCK;
+  return what ? impossible (what) : 0;
 }
 
 static uint64_t
@@ -272,7 +298,6 @@ check_group_count (const struct ext2_super_block *sb, uint32_t block_size)
   const uint64_t groups = blocks / per_group + (blocks % per_group != 0);
   const uint64_t size = sb->s_feature_incompat & EXT4_FEATURE_INCOMPAT_64BIT
     ? sb->s_desc_size : EXT2_MIN_DESC_SIZE;
-
   const char *what = NULL;
 
   if (size < EXT2_MIN_DESC_SIZE || size > EXT2_MAX_DESC_SIZE ||
@@ -285,10 +310,8 @@ check_group_count (const struct ext2_super_block *sb, uint32_t block_size)
     what = "number of block groups";
   else if (groups * sb->s_inodes_per_group != sb->s_inodes_count)
     what = "number of inodes";
-  if (what) {
-    log_error ("the superblock's %s is impossible: run e2fsck", what);
-    return EXT2_ET_CORRUPT_SUPERBLOCK;
-  }
+  if (what)
+    return impossible (what);
   if (groups > MOST_DESCRIPTORS / size) {
     log_error ("the filesystem has %llu block groups, more than can be "
                "served: serve it from Linux", (unsigned long long) groups);
@@ -303,11 +326,8 @@ check_geometry (const struct ext2_super_block *sb, uint64_t device_size,
 {
   const uint64_t blocks = blocks_of (sb);
 
-  if (blocks <= sb->s_first_data_block) {
-    log_error ("the superblock's number of blocks is impossible: run "
-               "e2fsck");
-    return EXT2_ET_CORRUPT_SUPERBLOCK;
-  }
+  if (blocks <= sb->s_first_data_block)
+    return impossible ("number of blocks");
   if (blocks > device_size / block_size) {
     log_error ("the filesystem (%llu blocks of %u bytes) is larger than "
                "its device (%llu bytes): the image is truncated; restore "

@@ -413,6 +413,60 @@ test_served (void **state)
   }
 }
 
+/* What the messages say to run helps: e2fsck, and where it cannot read the
+ * superblock, a copy of that.
+ */
+#define SB(field) 1024 + offsetof (struct ext2_super_block, field), \
+    sizeof ((struct ext2_super_block *) 0)->field
+#define GD(field) 2048 + offsetof (struct ext2_group_desc, field), \
+    sizeof ((struct ext2_group_desc *) 0)->field
+
+static void
+test_advice (void **state)
+{
+  static const struct { size_t at, len; uint32_t value; bool copy; } bad[] = {
+    { SB (s_inode_size), 129, false },
+    { SB (s_inodes_per_group), 3, false },
+    { SB (s_inodes_count), 12345, false },
+    { SB (s_blocks_per_group), 0, false },
+    { SB (s_blocks_per_group), 8, false },
+    { SB (s_blocks_per_group), 240, false },
+    { SB (s_blocks_count), 1, false },
+    { SB (s_first_data_block), 0, true },
+    { SB (s_reserved_gdt_blocks), 0xffff, false },
+    { SB (s_first_ino), 5, true },
+    { GD (bg_block_bitmap), 0, false },
+    { GD (bg_inode_bitmap), 1, false },
+    { GD (bg_inode_table), 0x7fffffff, false },
+  };
+  static const struct image_file files[] = { { "f", 5000, true }, { NULL } };
+  const struct filesystem_options opts = { 0 };
+  struct memdev *image = image_make ("-t ext2 -b 1024", 16 * MIB, files);
+  struct filesystem *fs;
+  size_t i, k;
+
+  (void) state;
+  for (i = 0; i < sizeof bad / sizeof *bad; i++) {
+    struct memdev *md = memdev_copy (image);
+
+    for (k = 0; k < bad[i].len; k++)
+      md->mem[bad[i].at + k] = bad[i].value >> 8 * k;
+    if (filesystem_open (&md->dev, &opts, &fs) == 0)
+      fail_msg ("number %zu is not refused", i);
+    if (bad[i].copy) {
+      assert_int_equal (image_fsck (md, "-fy", 8), 8);
+      assert_int_equal (image_fsck (md, "-fy -b 8193", 1), 1);
+    }
+    else
+      assert_int_equal (image_fsck (md, "-fy", 1), 1);
+    fs = image_open (md);
+    assert_true (fs->writable);
+    image_close (fs, image_iget (fs, "f"));
+    memdev_free (md);
+  }
+  memdev_free (image);
+}
+
 int
 main (void)
 {
@@ -423,6 +477,7 @@ main (void)
     cmocka_unit_test (test_give_up),
     cmocka_unit_test (test_places),
     cmocka_unit_test (test_served),
+    cmocka_unit_test (test_advice),
   };
 
   image_init ();

@@ -50,6 +50,20 @@ refused "run e2fsck -f" "$img" /vm.raw
 e2fsck -fy "$img" >/dev/null || [ $? -eq 1 ]
 written
 
+# The oldest kind can be read.
+make_fs "$img" 16M -t ext3 -b 1024 -d "$tmp/src"
+python - "$img" "$(debugfs -R 'bmap <8> 0' "$img" 2>/dev/null)" <<'END'
+import sys
+with open(sys.argv[1], "r+b") as f:
+    f.seek(int(sys.argv[2]) * 1024 + 7)
+    f.write(b"\x03")
+END
+served_readonly "tune2fs -O \\^has_journal, then tune2fs -j" \
+                "$img" /vm.raw "$tmp/src/vm.raw"
+tune2fs -O ^has_journal "$img" >/dev/null
+tune2fs -j "$img" >/dev/null
+written
+
 can_mount || { echo "no loop mount here: no external journals"; exit 0; }
 
 # External ones, of which the second copy is as after a power cut: with a
