@@ -40,19 +40,26 @@ struct walk {
   ext2_ino_t dir;               /* got as far as this directory */
   unsigned links, names;
   uint64_t budget;              /* what is left of MAX_SEARCH */
+  bool folds;                   /* it ended in a directory where Linux does
+                                   not look at case */
   size_t at;                    /* text[at] to the end is to be walked */
   char text[MAX_TEXT];
 };
 
 static void
-say_why (const char *path, errcode_t err)
+say_why (const char *path, errcode_t err, bool folds)
 {
   char why[128];
 
   switch (err) {
   case EXT2_ET_FILE_NOT_FOUND:
-    log_error ("%" SHOWN "s: no such file inside the image: debugfs -R "
-               "'ls -l /' lists what there is", path);
+    if (folds)
+      log_error ("%" SHOWN "s: no such file inside the image: a name in a "
+                 "case-insensitive directory must be written here exactly as "
+                 "debugfs -R 'ls -l DIRECTORY' shows it", path);
+    else
+      log_error ("%" SHOWN "s: no such file inside the image: debugfs -R "
+                 "'ls -l /' lists what there is", path);
     break;
   case EXT2_ET_SYMLINK_LOOP:
     log_error ("%" SHOWN "s: too many levels of symbolic links inside the "
@@ -203,6 +210,14 @@ read_inode (struct filesystem *fs, ext2_ino_t ino, struct ext2_inode *raw)
   return ext2fs_read_inode (fs->e2, ino, raw);
 }
 
+static bool
+folds_case (struct filesystem *fs, ext2_ino_t dir)
+{
+  struct ext2_inode raw;
+
+  return read_inode (fs, dir, &raw) == 0 && (raw.i_flags & EXT4_CASEFOLD_FL);
+}
+
 /* Goes on to NAME; *INO is it if that is where the path ends, unless a
  * directory, and else 0.
  */
@@ -217,6 +232,8 @@ step (struct walk *w, const char *name, size_t len, ext2_ino_t *ino)
   if (++w->names > MAX_NAMES)
     return ENAMETOOLONG;
   err = dir_lookup (w->fs, w->dir, name, len, &w->budget, &next);
+  if (err == EXT2_ET_FILE_NOT_FOUND)
+    w->folds = folds_case (w->fs, w->dir);
   if (!err)
     err = read_inode (w->fs, next, &raw);
   if (err)
@@ -267,19 +284,23 @@ path_resolve (struct filesystem *fs, const char *path, ext2_ino_t *ino)
 {
   struct walk *w = malloc (sizeof *w);
   errcode_t err = ENOMEM;
+  bool folds = false;
 
   if (w) {
     w->fs = fs;
     w->dir = EXT2_ROOT_INO;
     w->links = w->names = 0;
+    w->folds = false;
     w->budget = MAX_SEARCH;
     w->at = MAX_TEXT;
     err = prepend (w, path, strlen (path));
   }
   if (!err)
     err = walk_path (w, ino);
+  if (w)
+    folds = w->folds;
   free (w);
   if (err)
-    say_why (path, err);
+    say_why (path, err, folds);
   return err;
 }
