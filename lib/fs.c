@@ -20,6 +20,7 @@
 #include "log.h"
 #include "mmp.h"
 #include "overlay.h"
+#include "quota.h"
 #include "recover.h"
 #include "super.h"
 
@@ -461,6 +462,7 @@ filesystem_open (struct device *dev, const struct filesystem_options *opts,
     mmp = NULL;
   }
   orphan_warn (fs);
+  quota_warn (fs);
   log_debug ("opened: %llu blocks of %u bytes, %u groups, %s",
              (unsigned long long) fs->blocks, fs->block_size,
              (unsigned) fs->e2->group_desc_count,
