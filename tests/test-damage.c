@@ -340,11 +340,15 @@ make_check (void)
   size_t n = 0;
   int r;
 
-  for (c = damage_configs; c->name; c++)
+  for (c = damage_configs; c->name; c++) {
+    /* e2fsck waits 11 seconds for a server that may be at work there. */
+    if (strstr (c->args, "mmp") && image_stride () > 1)
+      continue;
     tests[n++] = (struct CMUnitTest) {
       .name = c->name, .test_func = test_config,
       .initial_state = (void *) (uintptr_t) c,
     };
+  }
   r = _cmocka_run_group_tests ("damage", tests, n, NULL, NULL);
   show_stats ();
   return r;

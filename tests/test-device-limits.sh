@@ -16,7 +16,7 @@ mkdir "$tmp/src"
 make_raw "$tmp/src/vm.raw" 1200001 0:300K every=200K:30K
 
 for limits in "512 512 512" "4096 4096 12288" "65536 65536 65536" \
-              "1 4096 4096" "1024 32M 64M"; do
+              "1 4096 4096" "1024 33554432 67108864"; do
     read -r min pref max <<< "$limits"
     make_fs "$img" 8M -t ext4 -b 1024 -d "$tmp/src"
     serve_faulty "$img" /vm.raw minimum="$min" preferred="$pref" \

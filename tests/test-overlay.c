@@ -157,6 +157,7 @@ compare_with_disk (struct base *b, const struct mklog_kind *kind,
   struct mklog l;
   struct filesystem *fs;
   uint8_t *all = malloc (b->md->dev.size);
+  bool written;
 
   assert_non_null (all);
   mklog_open (&l, kind, memdev_copy (b->md), &b->journal);
@@ -164,14 +165,17 @@ compare_with_disk (struct base *b, const struct mklog_kind *kind,
   ours = memdev_copy (l.md);
   ref = memdev_copy (l.md);
   assert_ok (open_it (ours, false, &fs));
+  written = fs->writable;
   image_close (fs, NULL);
+  assert_int_equal (written, kind->type != JBD2_SUPER_V1);
   assert_in_range (image_fsck (ref, "-E journal_only -y", 1), 0, 1);
-  same_but_journal (b, ours->mem, ref->mem);
+  if (written)
+    same_but_journal (b, ours->mem, ref->mem);
 
   assert_ok (open_it (l.md, true, &fs));
   assert_non_null (fs->overlay);
   read_all (fs->dev, all, b->bs, rng);
-  same_but_journal (b, all, ours->mem);
+  same_but_journal (b, all, ref->mem);
   image_close (fs, NULL);
   assert_int_equal (memdev_count (l.md, MEMDEV_CHANGES), 0);
   memdev_free (ours);
