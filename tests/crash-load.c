@@ -23,22 +23,22 @@
 
 const struct crash_config crash_configs[] = {
   { "ext4-1k", "-t ext4 -b 1024 -J size=1 -m 0 -N 32",
-    KIB (3700), KIB (1500), 600, 100, JOURNALED },
+    KIB (3700), KIB (1500), 600, 60, JOURNALED },
   { "ext4-4k", "-t ext4 -b 4096 -m 0 -N 32",
-    KIB (8192), KIB (2200), 600, 100, JOURNALED },
+    KIB (8192), KIB (2200), 600, 60, JOURNALED },
   { "ext4-csum", "-t ext4 -b 4096 -O 64bit,metadata_csum -m 0 -N 32",
-    KIB (8192), KIB (2200), 600, 100, JOURNALED },
+    KIB (8192), KIB (2200), 600, 60, JOURNALED },
   { "ext4-nocsum", "-t ext4 -b 1024 -O ^metadata_csum,^64bit -J size=1 -m 0 "
-    "-N 32", KIB (3700), KIB (1500), 600, 100, JOURNALED },
+    "-N 32", KIB (3700), KIB (1500), 600, 60, JOURNALED },
   { "ext3-1k", "-t ext3 -b 1024 -J size=1 -m 0 -N 32",
-    KIB (3700), KIB (1500), 600, 100, JOURNALED },
+    KIB (3700), KIB (1500), 600, 60, JOURNALED },
   /* The same journal, used so long that it wraps several times. */
   { "ext4-wrap", "-t ext4 -b 1024 -J size=1 -m 0 -N 32",
-    KIB (3700), KIB (1500), 3000, 100, JOURNALED },
+    KIB (3700), KIB (1500), 3000, 60, JOURNALED },
   { "ext2-1k", "-t ext2 -b 1024 -m 0 -N 32",
-    KIB (2700), KIB (1500), 600, 100, CRASH_REPAIR },
+    KIB (2700), KIB (1500), 600, 60, CRASH_REPAIR },
   { "ext4-nojournal", "-t ext4 -b 1024 -O ^has_journal -m 0 -N 32",
-    KIB (2700), KIB (1500), 600, 100, CRASH_REPAIR },
+    KIB (2700), KIB (1500), 600, 60, CRASH_REPAIR },
   { .name = NULL },
 };
 

@@ -7,7 +7,6 @@
 
 #include <errno.h>
 #include <fcntl.h>
-#include <malloc.h>
 #include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -58,11 +57,6 @@ image_init (void)
   }
   errors_init (getenv ("V") ? loud : quiet);
   alarm (IMAGE_HANG);
-#ifdef M_MMAP_THRESHOLD
-  /* Buffers as large as images are used again, not mapped anew. */
-  mallopt (M_MMAP_THRESHOLD, 32 << 20);
-  mallopt (M_TRIM_THRESHOLD, 64 << 20);
-#endif
 }
 
 unsigned
@@ -80,7 +74,7 @@ image_stride (void)
 
   if (getenv ("EXT2_THOROUGH"))
     return 1;
-  return s && *s ? 21 : 3;
+  return s && *s ? 25 : 5;
 }
 
 /* Runs a command; its output goes to memory, shown if it fails. */

@@ -49,7 +49,7 @@ extern unsigned image_errors (void);
 extern unsigned image_scale (unsigned n);
 
 /* A test that goes through every case of something does one in so many of
- * them: 3, with a sanitizer 21, 1 with EXT2_THOROUGH in the environment (make
+ * them: 5, with a sanitizer 25, 1 with EXT2_THOROUGH in the environment (make
  * check-thorough).
  */
 extern unsigned image_stride (void);

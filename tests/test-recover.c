@@ -10,6 +10,7 @@
 #include <config.h>
 
 #include <errno.h>
+#include <malloc.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -1351,6 +1352,11 @@ main (void)
   int failed;
 
   image_init ();
+#ifdef M_MMAP_THRESHOLD
+  /* Buffers as large as images are used again, not mapped anew. */
+  mallopt (M_MMAP_THRESHOLD, 32 << 20);
+  mallopt (M_TRIM_THRESHOLD, 64 << 20);
+#endif
   image = image_make ("-t ext4 -b 1024 -N 32 -J size=2 "
                       "-O ^metadata_csum,^resize_inode",
                       UINT64_C (5) << 20, files);
