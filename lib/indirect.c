@@ -563,6 +563,13 @@ indirect_remove (struct inode *inode, uint64_t start, uint64_t end,
   err = walk_to (inode, start, &w);
   if (err)
     return err;
+  /* A table that had to be read again may have become another one, if
+   * somebody else writes to the device.
+   */
+  if (w.present < w.pl.levels) {
+    walk_release (inode, &w);
+    return corrupt (inode, 0);
+  }
   last = w.pl.levels - 1;
   slot = w.pl.slot[last];
   n = slots_left (fs, &w.pl);

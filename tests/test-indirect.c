@@ -496,6 +496,66 @@ test_last_pointer (void **state)
   memdev_free (md);
 }
 
+/* A device that says something else when it is asked again: the N-th time
+ * that the table is read, the pointer on the way is gone.
+ */
+static struct {
+  uint64_t blkno;
+  unsigned reads, n;
+  uint8_t pointer[4];
+} changing;
+
+extern errcode_t __real_mcache_read (struct mcache *mc, uint64_t blkno,
+                                     struct mbuf **mbp);
+extern errcode_t __wrap_mcache_read (struct mcache *mc, uint64_t blkno,
+                                     struct mbuf **mbp);
+
+errcode_t
+__wrap_mcache_read (struct mcache *mc, uint64_t blkno, struct mbuf **mbp)
+{
+  errcode_t err = __real_mcache_read (mc, blkno, mbp);
+
+  if (!err && changing.blkno && blkno == changing.blkno) {
+    if (++changing.reads == changing.n)
+      memset ((*mbp)->data, 0, sizeof changing.pointer);
+    else
+      memcpy ((*mbp)->data, changing.pointer, sizeof changing.pointer);
+  }
+  return err;
+}
+
+static void
+test_changing (void **state)
+{
+  struct memdev *md = image_make ("-t ext2 -b 1024", UINT64_C (8) << 20,
+                                  files);
+  unsigned n, failed = 0;
+  bool reached = true;
+
+  (void) state;
+  for (n = 1; reached; n++) {
+    struct filesystem *fs = image_open (md);
+    struct inode *inode = image_iget (fs, "f");
+
+    write_block (inode, DIND, 1);
+    assert_ok (filesystem_flush (fs));
+    image_close (fs, inode);
+    fs = image_open (md);
+    inode = image_iget (fs, "f");
+    memcpy (changing.pointer, md->mem + inode->raw->i_block[13] * BLOCK, 4);
+    changing.reads = 0;
+    changing.n = n;
+    changing.blkno = inode->raw->i_block[13];
+    failed += file_trim (inode, BLOCK, DIND * BLOCK, 0) != 0;
+    reached = changing.reads >= n;
+    changing.blkno = 0;
+    image_close (fs, inode);
+  }
+  assert_true (n > 2);
+  assert_true (failed > 0);
+  memdev_free (md);
+}
+
 int
 main (void)
 {
@@ -510,6 +570,7 @@ main (void)
     cmocka_unit_test (test_many_groups),
     cmocka_unit_test (test_two_places),
     cmocka_unit_test (test_last_pointer),
+    cmocka_unit_test (test_changing),
   };
 
   image_init ();
