@@ -34,25 +34,29 @@ snapshot ()
 # deleted, so that blocks are revoked.
 churn ()
 {
-    local i j n=$1
-    for ((i = 0; i < n; i++)); do
-        mkdir -p "$mnt/d$((i % 7))/e$i"
-        for ((j = 0; j < 5; j++)); do
-            head -c $((i * 331 % 9000)) /dev/urandom \
-                 > "$mnt/d$((i % 7))/e$i/a-file-with-a-long-name-$j"
-        done
-        head -c 3000 /dev/urandom >> "$mnt/vm.raw"
-        # Pieces that need tree blocks of their own.
-        dd if=/dev/urandom of="$mnt/pieces" bs=1k count=1 \
-           seek=$((i * 37 % 500 * 2)) conv=notrunc status=none
-        if ((i % 4 == 3)); then
-            sync "$mnt/vm.raw"
-        fi
-        if ((i % 6 == 5)); then
-            rm -rf "$mnt/d$(((i - 3) % 7))"
-        fi
-    done
-    sync "$mnt/vm.raw"
+    python - "$mnt" "$1" <<'END'
+import os
+import shutil
+import sys
+
+mnt, n = sys.argv[1], int(sys.argv[2])
+vm = os.open(mnt + "/vm.raw", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+pieces = os.open(mnt + "/pieces", os.O_WRONLY | os.O_CREAT, 0o644)
+for i in range(n):
+    d = "%s/d%d/e%d" % (mnt, i % 7, i)
+    os.makedirs(d)
+    for j in range(5):
+        with open("%s/a-file-with-a-long-name-%d" % (d, j), "wb") as f:
+            f.write(os.urandom(i * 331 % 9000))
+    os.write(vm, os.urandom(3000))
+    # Pieces that need tree blocks of their own.
+    os.pwrite(pieces, os.urandom(1024), i * 37 % 500 * 2048)
+    if i % 4 == 3:
+        os.fsync(vm)
+    if i % 6 == 5:
+        shutil.rmtree("%s/d%d" % (mnt, (i - 3) % 7), ignore_errors=True)
+os.fsync(vm)
+END
 }
 
 # compare_replayed A B: the same but for the superblock and the journal.
@@ -162,14 +166,14 @@ try ()
     [ $total -gt 20 ] || fail "only $total blocks replayed"
 }
 
-files=$(scaled 60)
+files=$(scaled 100)
 try -- -t ext4 -b 4096
 try -- -t ext4 -b 1024 -J size=1
 try -- -t ext4 -b 1024 -O ^metadata_csum,^64bit -J size=1
-files=200
+files=800
 try -- -t ext4 -b 1024 -J size=1
 [ $wrapped = yes ] || fail "no log wraps around"
-files=$(scaled 60)
+files=$(scaled 100)
 try -- -t ext3 -b 1024
 try data=journal -- -t ext4 -b 4096 -J size=4
 try data=journal -- -t ext3 -b 1024 -J size=2
