@@ -182,6 +182,7 @@ leave_dirty (struct memdev *md)
     assert_ok (file_write (deep, "dirty", 5, 3000 + at * 9999, 0));
     assert_ok (filesystem_flush (fs));
   }
+  syncer_drain (fs);            /* no write is under way */
   memcpy (md->mem, copy->mem, md->dev.size);
   iput (deep);
   image_close (fs, sparse);

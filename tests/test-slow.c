@@ -257,6 +257,7 @@ slow_fill (const char *args)
   everything (&s, 1);
   assert_ok (filesystem_flush (s.fs));
   assert_false (atomic_load (&writer.done));
+  syncer_drain (s.fs);          /* no other write is under way */
   then = memdev_copy (s.md);
   memdev_hold_byte (s.md, 0);
   finish (&writer);
